@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO := build/demo
+HERE := $(CURDIR)
+
+.PHONY: demo test test-all lint format bench clean
+
+# pip's --group needs 25.1.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	touch $(INSTALLED)
+
+# Draws blood cells, trains on them, exports, verifies, classifies the test folder and measures the result.
+demo: $(INSTALLED)
+	rm -rf $(DEMO) && mkdir -p $(DEMO)
+	cd $(DEMO) && $(HERE)/$(BIN)/medtrain fit
+	cd $(DEMO) && $(HERE)/$(BIN)/medexport onnx ckpt.pt --data phantom/test --images all
+	cd $(DEMO) && $(HERE)/$(BIN)/medinfer verify ckpt.onnx --provider cpu
+	cd $(DEMO) && $(HERE)/$(BIN)/medinfer phantom/test --provider cpu --format table > predictions.txt
+	cd $(DEMO) && head -n 12 predictions.txt
+	cd $(DEMO) && $(HERE)/$(BIN)/medinfer evaluate phantom/test --provider cpu --quiet
+
+test: $(INSTALLED) lint
+	$(BIN)/python -m pytest -m "not slow"
+
+# With the long counts: thousands of fuzz cases, kill loops.
+test-all: $(INSTALLED) lint
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) | $(DEMO)/ckpt.onnx
+	$(BIN)/python -m benchmarks.cold_start $(DEMO)/ckpt.onnx
+	$(BIN)/python -m benchmarks.throughput $(DEMO)/ckpt.onnx $(DEMO)/phantom/test
+
+$(DEMO)/ckpt.onnx:
+	$(MAKE) demo
+
+clean:
+	rm -rf build dist .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -1,0 +1,5 @@
+"""`python -m medinfer`."""
+
+from medinfer.cli import main
+
+main()

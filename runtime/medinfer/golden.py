@@ -1,0 +1,117 @@
+"""Golden samples: tiny synthetic images that travel in the file with the tensors and logits they must give.
+
+Replaying them tells on any machine, in about a second, whether this build of OpenCV still makes the same pixels and
+this provider the same answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from medinfer.agreement import Comparison, compare
+from medinfer.errors import ModelError
+from medinfer.images import Image, read_image
+from medinfer.model import Model
+from medinfer.pixels import preprocess
+from medinfer.spec import GoldenSample, InputSpec
+
+# OpenCV's kernels may round one grey level differently from one build or processor to the next.
+ALLOWED_LEVELS = 1
+
+
+@dataclass(frozen=True)
+class GoldenReport:
+    """What a replay found."""
+
+    samples: int
+    max_level_difference: int
+    """Largest difference of a preprocessed pixel from the stored tensor, in grey levels."""
+    differing_pixels: float
+    """Share of tensor elements that are not exactly equal."""
+    comparison: Comparison
+    """The model's logits on the stored images against the checkpoint's."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether pixels are within one grey level and logits within the tolerance of what ran."""
+        return self.max_level_difference <= ALLOWED_LEVELS and self.comparison.agrees
+
+
+def golden_images() -> list[npt.NDArray[np.uint8]]:
+    """Return the source images: small, smooth, of different sizes and aspects, RGB; the same on every machine."""
+    images = []
+    for height, width, turns in ((24, 32, 1), (40, 28, 2), (33, 33, 3)):
+        y, x = np.mgrid[0:height, 0:width].astype(np.int64)
+        # Integer arithmetic only, so that no processor's sine or rounding has a say.
+        planes = [(x * 7 * turns + y * 3 * k + (x * y * k) // 5) % 511 for k in (1, 2, 3)]
+        images.append(np.stack([np.where(p > 255, 510 - p, p) for p in planes], axis=2).astype(np.uint8))
+    return images
+
+
+def make_golden(
+    images: Iterable[npt.NDArray[np.uint8]], logits: npt.NDArray[np.float32], spec: InputSpec
+) -> tuple[GoldenSample, ...]:
+    """Return the samples for images (uint8 RGB) and the checkpoint's logits on them, float32 (images, classes)."""
+    return tuple(
+        GoldenSample(
+            image=_to_png(image),
+            tensor=_to_png(preprocess(image, spec)),
+            logits=tuple(float(value) for value in row),
+        )
+        for image, row in zip(images, logits, strict=True)
+    )
+
+
+def verify(model: Model) -> GoldenReport:
+    """Replay a model's golden samples on its provider.
+
+    Raises:
+        ModelError: The file carries none, or they are damaged.
+    """
+    samples = model.spec.golden or ()
+    if not samples:
+        raise ModelError(f"{model.path}: no golden samples in it", hint="Export it again: medexport onnx ckpt.pt")
+    spec = model.spec.input
+    images = [_from_png(sample.image, spec, f"golden[{i}].image") for i, sample in enumerate(samples)]
+    stored = np.stack([_stored_tensor(sample, spec, i) for i, sample in enumerate(samples)])
+    made = np.stack([preprocess(image, spec) for image in images])
+    difference = np.abs(made.astype(np.int16) - stored)
+    predictions = model.predict_batch(images)
+    observed = np.array([list(prediction.logits.values()) for prediction in predictions], np.float32)
+    reference = np.array([sample.logits for sample in samples], np.float32)
+    return GoldenReport(
+        samples=len(samples),
+        max_level_difference=int(difference.max()),
+        differing_pixels=float(np.count_nonzero(difference) / difference.size),
+        comparison=compare(reference, observed, temperature=model.spec.calibration.temperature),
+    )
+
+
+def _to_png(image: npt.NDArray[np.uint8]) -> str:
+    ok, encoded = cv2.imencode(".png", image[..., ::-1] if image.shape[2] == 3 else image)
+    if not ok:
+        raise ModelError("a golden sample could not be written as PNG")
+    return base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
+def _from_png(text: str, spec: InputSpec, field: str) -> Image:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ModelError(f"{field}: not base64") from None
+    return read_image(data, spec, max_pixels=1 << 26)
+
+
+def _stored_tensor(sample: GoldenSample, spec: InputSpec, index: int) -> npt.NDArray[np.uint8]:
+    tensor: npt.NDArray[Any] = np.atleast_3d(_from_png(sample.tensor, spec, f"golden[{index}].tensor"))
+    if tensor.shape != (spec.height, spec.width, spec.channels) or tensor.dtype != np.uint8:
+        raise ModelError(f"golden[{index}].tensor: {tensor.dtype} {tensor.shape} does not fit the contract's input")
+    return tensor

@@ -1,0 +1,163 @@
+"""Provider names -> an onnxruntime session that really runs there.
+
+onnxruntime falls back to the CPU in silence; here the provider asked for is the provider obtained, or ProviderError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medinfer.errors import MissingExtraError, ModelError, ProviderError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# name -> (onnxruntime's name, the extra that brings it)
+KNOWN = {
+    "cpu": ("CPUExecutionProvider", "cpu"),
+    "cuda": ("CUDAExecutionProvider", "gpu"),
+    "tensorrt": ("TensorrtExecutionProvider", "gpu"),
+    "openvino": ("OpenVINOExecutionProvider", "openvino"),
+}
+NEEDS_NVIDIA = ("cuda", "tensorrt")
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One execution provider with its options."""
+
+    name: str
+    device: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def execution_provider(self) -> str:
+        """onnxruntime's name for it."""
+        return KNOWN[self.name][0]
+
+    @property
+    def is_accelerator(self) -> bool:
+        """Whether work is sent to a device, so that larger batches pay."""
+        return self.name in NEEDS_NVIDIA
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.device}" if self.device else self.name
+
+
+def parse_provider(text: str, *, tf32: bool = False) -> Provider:
+    """Read `cpu`, `cuda`, `cuda:1`, `tensorrt`, `openvino`; raises UsageError for anything else."""
+    name, colon, number = text.partition(":")
+    if name not in KNOWN or (colon and not (name in NEEDS_NVIDIA and number.isdecimal())):
+        names = ", ".join(["auto", *KNOWN, "cuda:N"])
+        raise UsageError(f"provider: {text!r} is not one of {names}")
+    device = int(number) if colon else 0
+    # TF32 is onnxruntime's default on Ampere and later and moves logits by up to 1e-2: off unless asked for.
+    options = {"device_id": device, "use_tf32": int(tf32)} if name == "cuda" else {}
+    return Provider(name, device, options)
+
+
+def open_session(
+    path: Path, provider: str = "auto", *, tf32: bool = False
+) -> tuple[onnxruntime.InferenceSession, Provider]:
+    """Open a model on the provider asked for; `auto` takes CUDA where it works, else the CPU.
+
+    Raises:
+        UsageError: An unknown provider name.
+        MissingExtraError: No onnxruntime is installed.
+        ProviderError: The provider cannot be had.
+        ModelError: onnxruntime refuses the file.
+    """
+    chosen = parse_provider("cpu" if provider == "auto" else provider, tf32=tf32)
+    if provider == "auto":
+        with contextlib.suppress(ProviderError):
+            cuda = parse_provider("cuda", tf32=tf32)
+            return _open(path, cuda), cuda
+    return _open(path, chosen), chosen
+
+
+def _open(path: Path, provider: Provider) -> onnxruntime.InferenceSession:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("onnxruntime", "cpu") from None
+    _check_available(onnxruntime, provider)
+    try:
+        session = onnxruntime.InferenceSession(
+            os.fspath(path),
+            _session_options(onnxruntime),
+            providers=[(provider.execution_provider, provider.options)],
+        )
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
+        raise ModelError(f"{path}: onnxruntime refuses it: {_reason(error)}", hint=_cure(str(error))) from None
+    if session.get_providers()[0] != provider.execution_provider:
+        raise ProviderError(f"{provider}: {_missing_library(onnxruntime)}", hint=_install_hint(provider))
+    return session
+
+
+def _session_options(onnxruntime: Any) -> Any:
+    """One thread a run: the engine runs as many at once as there are cores, which is faster than threads within one."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # A model is one file: external data is looked for in a place that can hold no file, and so is refused.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    options.log_severity_level = 4  # what goes wrong is raised and told once
+    return options
+
+
+def _check_available(onnxruntime: Any, provider: Provider) -> None:
+    if provider.execution_provider not in onnxruntime.get_available_providers():
+        version = onnxruntime.__version__
+        raise ProviderError(
+            f"{provider}: the onnxruntime {version} installed here has no {provider.execution_provider}",
+            hint=f"{_install_hint(provider)} Or run with --provider cpu.",
+        )
+    if provider.name not in NEEDS_NVIDIA:
+        return
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        raise ProviderError(
+            f"{provider}: no NVIDIA driver on this machine ({DRIVER} cannot be loaded)",
+            hint=f"Install the driver of the GPU. {_install_hint(provider)} Or run with --provider cpu.",
+        ) from None
+    # Finds CUDA and cuDNN in the nvidia-* wheels. It prints what it lacks: standard output is for predictions.
+    with contextlib.redirect_stdout(sys.stderr):
+        onnxruntime.preload_dlls()
+
+
+def _missing_library(onnxruntime: Any) -> str:
+    """Return the loader's own words for why the CUDA provider did not load."""
+    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return "onnxruntime fell back to the CPU; the GPU may be unsupported or in use"
+
+
+def _install_hint(provider: Provider) -> str:
+    extra = KNOWN[provider.name][1]
+    return f'Install: pip uninstall -y onnxruntime onnxruntime-gpu; pip install "medonnx[{extra}]".'
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).replace("\n", " ")
+    return text.split(" : ", 3)[-1][:300]
+
+
+def _cure(text: str) -> str:
+    if "External data" in text:
+        return "A model must be one file: save it with its weights inside."
+    if "IR version" in text or "opset" in text:
+        return "Upgrade onnxruntime: pip install -U onnxruntime"
+    return "Export it again: medexport onnx ckpt.pt"

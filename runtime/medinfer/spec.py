@@ -1,0 +1,340 @@
+"""The contract: everything a host must know to feed a model and to read its answer.
+
+It is a JSON object in the ONNX file's metadata, under `SPEC_KEY`. `pixels.py` and `images.py` carry out `InputSpec`;
+the rest (mean, std, temperature, softmax) is inside the graph and stands here so that it can be read and checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from medinfer.errors import SpecError
+from medinfer.schema import Schema, dump
+
+SPEC_KEY = "medinfer.spec"
+SPEC_FORMAT = 1
+MAX_SIDE = 8192
+
+
+def _require(condition: bool, path: str, problem: str) -> None:
+    if not condition:
+        raise SpecError(path, problem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop(Schema):
+    """Resize the shorter side to `resize`, keeping the aspect, then cut out the middle.
+
+    The longer side becomes floor(resize * long / short); the cut starts at floor((side - size) / 2).
+    """
+
+    resize: int
+    anchor: Literal["center"] = "center"
+    rounding: Literal["floor"] = "floor"
+
+    def check(self) -> None:
+        """Check the range."""
+        _require(1 <= self.resize <= MAX_SIDE, "resize", f"{self.resize} is not within 1..{MAX_SIDE}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(Schema):
+    """Resize to fit inside, keeping the aspect, and fill the rest with `value` (a grey level).
+
+    The scale is min(height / h, width / w), each side floor(scale * side + 0.5), at least 1.
+    """
+
+    value: int = 0
+    anchor: Literal["center", "top_left"] = "center"
+
+    def check(self) -> None:
+        """Check the range."""
+        _require(0 <= self.value <= 255, "value", f"{self.value} is not within 0..255")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropFit(Schema):
+    """`{"crop": {...}}` in the JSON."""
+
+    crop: Crop
+
+
+@dataclass(frozen=True, kw_only=True)
+class PadFit(Schema):
+    """`{"pad": {...}}` in the JSON."""
+
+    pad: Pad
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth16(Schema):
+    """How 16-bit samples become 8-bit.
+
+    `high_byte` is v >> 8; `range` is floor(255 x + 0.5) with x = (v - low) / (high - low), clipped to [0, 1].
+    """
+
+    rule: Literal["high_byte", "range"] = "high_byte"
+    low: int | None = None
+    high: int | None = None
+
+    def check(self) -> None:
+        """Check that a range has its ends, in order, and that nothing else has."""
+        if self.rule == "high_byte":
+            _require(self.low is None and self.high is None, "rule", "high_byte takes neither low nor high")
+            return
+        if self.low is None or self.high is None:
+            raise SpecError("rule", "range needs low and high")
+        _require(0 <= self.low < self.high <= 65535, "low", f"0 <= {self.low} < {self.high} <= 65535 does not hold")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Over(Schema):
+    """Compose onto a background colour: `{"over": [r, g, b]}` in the JSON."""
+
+    over: tuple[int, int, int]
+
+    def check(self) -> None:
+        """Check the range."""
+        _require(all(0 <= level <= 255 for level in self.over), "over", f"{self.over} is not within 0..255")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dicom(Schema):
+    """How DICOM pixels become 8-bit: the file's own VOI window or [centre, width]; MONOCHROME1 is inverted once."""
+
+    window: Literal["file"] | tuple[float, float] = "file"
+    frame: int = 0
+
+    def check(self) -> None:
+        """Check the ranges."""
+        _require(self.window == "file" or self.window[1] >= 1, "window", f"width {self.window[1]} is under 1")
+        _require(self.frame >= 0, "frame", f"{self.frame} is negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec(Schema):
+    """How an image becomes the tensor: uint8, (height, width, 3) RGB or (height, width, 1) gray.
+
+    `mean` and `std` are per channel on [0, 1] and are applied inside the graph.
+    EXIF orientation is always applied, so it is no field.
+    """
+
+    color: Literal["rgb", "gray"] = "rgb"
+    height: int
+    width: int
+    fit: Literal["stretch"] | CropFit | PadFit = "stretch"
+    interpolation: Literal["linear", "area", "cubic"] = "linear"
+    depth16: Depth16 = Depth16()
+    alpha: Literal["drop"] | Over = "drop"
+    min_side: int = 1
+    dicom: Dicom = Dicom()
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the tensor: 3 or 1."""
+        return 3 if self.color == "rgb" else 1
+
+    def check(self) -> None:
+        """Check the ranges and what depends on two fields."""
+        for name in ("height", "width", "min_side"):
+            side = getattr(self, name)
+            _require(1 <= side <= MAX_SIDE, name, f"{side} is not within 1..{MAX_SIDE}")
+        for name in ("mean", "std"):
+            count = len(getattr(self, name))
+            _require(count == self.channels, name, f"{count} values for {self.channels} channels ({self.color})")
+        for i, value in enumerate(self.std):
+            _require(value > 0, f"std[{i}]", f"{value} is not positive")
+        if isinstance(self.fit, CropFit):
+            resize, size = self.fit.crop.resize, max(self.height, self.width)
+            _require(resize >= size, "fit.crop.resize", f"{resize} is smaller than the cut of {size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph(Schema):
+    """What the graph takes and computes: `pixels` is uint8[batch, height, width, channels]."""
+
+    input: Literal["pixels", "float", "image"] = "pixels"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    extra_outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Schema):
+    """Probabilities are softmax(logits / temperature); the `logits` output stays raw."""
+
+    temperature: float = 1.0
+
+    def check(self) -> None:
+        """Check the range."""
+        _require(self.temperature > 0, "temperature", f"{self.temperature} is not positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target(Schema):
+    """What a threshold was chosen for; `youden` (maximal sensitivity + specificity - 1) has no value."""
+
+    metric: Literal["sensitivity", "specificity", "youden"]
+    value: float | None = None
+
+    def check(self) -> None:
+        """Check that a value is there exactly where the metric needs one."""
+        _require((self.value is None) == (self.metric == "youden"), "value", f"{self.value} for {self.metric}")
+        _require(self.value is None or 0 < self.value <= 1, "value", f"{self.value} is not within (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint(Schema):
+    """A decision rule: positive if p(positive) >= threshold; intervals are 95 %."""
+
+    name: str
+    positive: tuple[str, ...]
+    threshold: float
+    comparison: Literal[">="] = ">="
+    target: Target
+    sensitivity: float
+    sensitivity_interval: tuple[float, float]
+    specificity: float
+    specificity_interval: tuple[float, float]
+
+    def check(self) -> None:
+        """Check that everything that is a proportion lies in [0, 1] and every interval is in order."""
+        _require(bool(self.name), "name", "empty")
+        _require(bool(self.positive), "positive", "empty")
+        for name in ("threshold", "sensitivity", "specificity"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, name, f"{value} is not within [0, 1]")
+        for name in ("sensitivity_interval", "specificity_interval"):
+            low, high = getattr(self, name)
+            _require(0 <= low <= high <= 1, name, f"[{low}, {high}] is not an interval within [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance(Schema):
+    """Where the model comes from. `created` is the checkpoint's date (UTC, ISO 8601)."""
+
+    recipe: str
+    data_sha256: str
+    created: str
+    versions: Mapping[str, str]
+    checkpoint_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement(Schema):
+    """The export's verdict: the file through `medinfer.load` against the checkpoint in torch.
+
+    `images` says which: `synthetic` (the built-in battery) or `data`, with `images_sha256` over the files' content.
+    Differences are absolute; `tolerance` is the largest allowed on a logit. A tie is a changed label whose two
+    highest logits lie within twice the tolerance.
+    """
+
+    images: Literal["synthetic", "data"]
+    images_sha256: str
+    count: int
+    batches: tuple[int, ...]
+    provider: str
+    precision: str
+    logit_spread: float
+    tolerance: float
+    max_logit_difference: float
+    mean_logit_difference: float
+    max_probability_difference: float
+    label_flips: int
+    ties: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenSample(Schema):
+    """One synthetic image (PNG), its preprocessed tensor (PNG, lossless; both base64), and the checkpoint's logits."""
+
+    image: str
+    tensor: str
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(Schema):
+    """The whole contract. `graph`, `agreement` and `golden` are known only once a checkpoint has been exported."""
+
+    format: int = SPEC_FORMAT
+    name: str
+    classes: tuple[str, ...]
+    task: Literal["binary", "multiclass"]
+    positive: tuple[str, ...] = ()
+    input: InputSpec
+    calibration: Calibration = Calibration()
+    operating_points: tuple[OperatingPoint, ...] = ()
+    provenance: Provenance
+    graph: Graph | None = None
+    agreement: Agreement | None = None
+    golden: tuple[GoldenSample, ...] | None = None
+
+    def check(self) -> None:
+        """Check the classes and all that refers to them."""
+        _require(self.format == SPEC_FORMAT, "format", f"{self.format} is not {SPEC_FORMAT}")
+        _require(bool(self.name), "name", "empty")
+        _require(len(self.classes) >= 2, "classes", f"{len(self.classes)} classes; at least 2 are needed")
+        _require(all(self.classes), "classes", "a class name is empty")
+        _require(len(set(self.classes)) == len(self.classes), "classes", f"not unique: {', '.join(self.classes)}")
+        binary = len(self.classes) == 2
+        _require(binary == (self.task == "binary"), "task", f"{self.task} with {len(self.classes)} classes")
+        self._check_positive(self.positive, "positive")
+        for i, point in enumerate(self.operating_points):
+            self._check_positive(point.positive, f"operating_points[{i}].positive")
+        for i, sample in enumerate(self.golden or ()):
+            fits = len(sample.logits) == len(self.classes)
+            _require(fits, f"golden[{i}].logits", f"{len(sample.logits)} values for {len(self.classes)} classes")
+
+    def _check_positive(self, names: tuple[str, ...], path: str) -> None:
+        for name in names:
+            _require(name in self.classes, path, f"{name!r} is not one of the classes {', '.join(self.classes)}")
+        _require(len(set(names)) == len(names), path, f"not unique: {', '.join(names)}")
+        _require(len(names) < len(self.classes), path, "every class is positive, so none is negative")
+
+    def dumps(self) -> str:
+        """Return canonical JSON: sorted keys, ASCII, no NaN."""
+        return dump(self)
+
+    @classmethod
+    def loads(cls, text: str) -> ModelSpec:
+        """Read JSON; raises SpecError if it is malformed or of a newer format."""
+        try:
+            data = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        except (ValueError, RecursionError) as error:
+            raise SpecError("", f"not valid JSON: {error}") from None
+        return cls.from_json(_known_format(data))
+
+
+def _known_format(data: Any) -> Any:
+    """Refuse a newer format before its unknown keys are complained of one by one."""
+    found = data.get("format") if isinstance(data, Mapping) else None
+    if type(found) is int and found > SPEC_FORMAT:
+        hint = f"Upgrade: pip install -U 'medonnx{_written_by(data)}'"
+        raise SpecError("format", f"{found} is newer than this medinfer reads ({SPEC_FORMAT})", hint=hint)
+    _require(found is not None, "format", "missing")
+    return data
+
+
+def _written_by(data: Mapping[str, Any]) -> str:
+    """Return the requirement of the version that wrote a document of an unknown format, as far as it can be read."""
+    provenance = data.get("provenance")
+    versions = provenance.get("versions") if isinstance(provenance, Mapping) else None
+    version = versions.get("medonnx") if isinstance(versions, Mapping) else None
+    return f">={version}" if isinstance(version, str) and len(version) < 20 else ""
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a repeated key: two readers could take two different values."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError(f"a key is repeated among {', '.join(key for key, _ in pairs)[:200]}")
+    return result
