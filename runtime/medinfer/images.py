@@ -145,8 +145,8 @@ def _compose(color: Image, alpha: Image, background: tuple[int, int, int]) -> Im
     top = int(np.iinfo(color.dtype).max)
     weight = (alpha / top)[..., None]
     behind = np.array(background, np.float64) * (top // 255)  # 65535 = 255 * 257
-    composed: Image = np.floor(color * weight + behind * (1 - weight) + 0.5).astype(color.dtype)
-    return composed
+    composed: Any = np.floor(color * weight + behind * (1 - weight) + 0.5).astype(color.dtype)
+    return composed  # type: ignore[no-any-return]
 
 
 def _upright(image: Any, orientation: int) -> Any:

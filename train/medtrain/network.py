@@ -51,11 +51,12 @@ class SmallCnn(nn.Module):
     For small pictures and quick runs; trained from scratch.
     """
 
-    def __init__(self, in_channels: int, head: Head, widths: Sequence[int] = (32, 64, 128)) -> None:
+    def __init__(self, in_channels: int, head: Head, widths: Sequence[int] = (16, 32, 64, 128)) -> None:
         super().__init__()
         stages: list[nn.Module] = []
         for width in widths:
-            stages += [*_convolution(in_channels, width), *_convolution(width, width), nn.MaxPool2d(2)]
+            convolution = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+            stages += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
             in_channels = width
         self.features = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -64,11 +65,6 @@ class SmallCnn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (batch, classes) for (batch, in_channels, H, W)."""
         return cast(Tensor, self.classifier(self.pool(self.features(x))))
-
-
-def _convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
 class Classifier(nn.Module):

@@ -1,10 +1,7 @@
 """`phantom`: drawn images of red blood cells, some with a ring-stage malaria parasite.
 
-They imitate cells cut out of a Giemsa-stained thin blood smear: a pale field, one red cell with central pallor,
-neighbours at the border, uneven light, blur and noise. In the class `parasitized` the cell holds one or two rings with
-chromatin dots. Stain precipitate, platelets and lone dark dots are equally frequent in both classes, so nothing but the
-ring tells them apart.
-
+They imitate cells cut out of a Giemsa-stained thin blood smear. In the class `parasitized` the cell holds one or two
+rings with chromatin dots; precipitate, platelets and lone dots are equally frequent in both, so only the ring tells.
 They are drawn, not photographed: for trying out the tool and for testing it. Accuracy on them has no medical meaning.
 """
 
@@ -29,11 +26,9 @@ VERSION: Final = 1  # raise it with every change that changes a pixel
 MARKER: Final = "phantom.json"
 # Test images count from here, so they are the same whatever the number of training images.
 TEST_START: Final = 1_000_000
-
 # Absorbance of the two dyes in R, G, B at density 1: eosin colours the cell, azure the parasite.
 EOSIN: Final = np.array([0.13, 0.42, 0.36], np.float32)
 AZURE: Final = np.array([0.95, 0.70, 0.25], np.float32)
-
 Plane = NDArray[np.float32]  # (H, W)
 
 
@@ -47,8 +42,7 @@ class _Disc:
 
     def around(self, distance: float, angle: float) -> tuple[float, float]:
         """The point at that many radii from the centre."""
-        reach = self.radius * distance
-        return self.x + reach * math.cos(angle), self.y + reach * math.sin(angle)
+        return self.x + distance * self.radius * math.cos(angle), self.y + distance * self.radius * math.sin(angle)
 
 
 @dataclass(frozen=True)
@@ -67,20 +61,14 @@ class _Scene:
 
     def add_blob(self, x: float, y: float, radius: float, density: float) -> None:
         """A soft round spot that takes both dyes, so that it turns out violet."""
-        # Nothing is left of it two radii away; the rest of the image need not be computed.
-        top, left = (max(0, int(centre - 2 * radius)) for centre in (y, x))
-        bottom, right = (max(0, int(centre + 2 * radius) + 2) for centre in (y, x))
-        near = np.s_[top:bottom, left:right]
-        squared = ((self.x[near] - x) ** 2 + (self.y[near] - y) ** 2) / radius**2
+        squared = ((self.x - x) ** 2 + (self.y - y) ** 2) / radius**2
         spot = density * np.exp(-(squared**2))
-        self.azure[near] += spot
-        self.eosin[near] += 0.6 * spot
+        self.azure[:] += spot
+        self.eosin[:] += 0.6 * spot
 
 
 def draw_cell(seed: int, index: int, label: str) -> NDArray[np.uint8]:
-    """Draw one image; the same arguments always give the same pixels.
-
-    The label decides only whether a parasite is drawn; two images of one seed and index differ nowhere else.
+    """Draw one image, the same on every call. The label decides whether a parasite is drawn, and nothing else.
 
     Args:
         seed: Seed of the data set, not negative.
@@ -178,13 +166,12 @@ def _add_ring(scene: _Scene, ring: _Disc, rng: np.random.Generator) -> None:
 
 
 def _develop(scene: _Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """From dye densities to what a camera sees: stain, light, focus, noise."""
+    """From dye densities to what a camera sees: stain, uneven light, focus, noise."""
     height, width = scene.x.shape
     texture = cv2.GaussianBlur(rng.standard_normal((height, width), np.float32), (0, 0), 2.0) * rng.uniform(0.1, 0.6)
     eosin = EOSIN * (rng.uniform(0.5, 1.3) * rng.uniform(0.75, 1.25, 3)).astype(np.float32)
     azure = AZURE * (rng.uniform(0.75, 1.15) * rng.uniform(0.85, 1.15, 3)).astype(np.float32)
     density = (scene.eosin * (1 + texture))[..., None] * eosin + scene.azure[..., None] * azure
-    # Uneven light: a slope in any direction and a darker rim.
     u, v = scene.x / width - 0.5, scene.y / height - 0.5
     angle, slope, rim = rng.uniform(0, math.tau), rng.uniform(0, 0.3), rng.uniform(0, 0.25)
     light = 1 + slope * (u * math.cos(angle) + v * math.sin(angle)) - rim * (u * u + v * v)
@@ -216,8 +203,7 @@ def write_phantom(folder: Path, *, train: int = 2400, test: int = 600, seed: int
     counts = (("train", 0, train), ("test", TEST_START, test))
     for split, _, count in counts:
         if count % 2 or not 2 <= count <= TEST_START:
-            hint = f"Use an even number from 2 to {TEST_START}."
-            raise UsageError(f"phantom {split} images: {count}", hint=hint)
+            raise UsageError(f"phantom {split} images: {count}", hint=f"Use an even number from 2 to {TEST_START}.")
     if seed < 0:
         raise UsageError(f"phantom seed: {seed}", hint="Use 0 or more.")
     settings = {"format": 1, "version": VERSION, "seed": seed, "train": train, "test": test}
@@ -239,17 +225,15 @@ def write_phantom(folder: Path, *, train: int = 2400, test: int = 600, seed: int
 
 def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
     """Whether an equal call has come to its end here; refuses a folder with anything else in it."""
-    marker = folder / MARKER
     try:
-        found = json.loads(marker.read_bytes())
+        found = json.loads((folder / MARKER).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         found = None
     if found in ({**settings, "complete": True}, {**settings, "complete": False}):
         return bool(found["complete"])
-    # A call that was killed at its start leaves no more than the marker's temporary file.
-    if folder.exists() and (not folder.is_dir() or any(p != _temporary(marker) for p in folder.iterdir())):
-        hint = "Name a new or an empty folder; nothing in this one was changed."
-        raise UsageError(f"not empty, and not this data set: {folder}", hint=hint)
+    # A call that was killed at its start leaves no more than a part of the marker.
+    if folder.exists() and (not folder.is_dir() or any(p.name != f".{MARKER}.part" for p in folder.iterdir())):
+        raise UsageError(f"not empty, and not this data set: {folder}", hint="Name a new or an empty folder.")
     return False
 
 
@@ -258,13 +242,9 @@ def _write_image(path: Path, seed: int, index: int) -> None:
     _write(path, cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
-def _temporary(path: Path) -> Path:
-    # Always the same name, so that the next call replaces what a killed one has left.
-    return path.with_name(f".{path.name}.part")
-
-
 def _write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _temporary(path).write_bytes(data)
-    os.replace(_temporary(path), path)
+    part = path.with_name(f".{path.name}.part")  # a fixed name: the next call replaces what a killed one left
+    part.write_bytes(data)
+    os.replace(part, path)
