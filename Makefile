@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	cd $(DEMO) && $(HERE)/$(BIN)/medexport onnx ckpt.pt --data phantom/test --images all
 	cd $(DEMO) && $(HERE)/$(BIN)/medinfer verify ckpt.onnx --provider cpu
 	cd $(DEMO) && $(HERE)/$(BIN)/medinfer phantom/test --provider cpu --format table > predictions.txt
-	cd $(DEMO) && head -n 12 predictions.txt
+	cd $(DEMO) && (head -n 6; tail -n 5) < predictions.txt
 	cd $(DEMO) && $(HERE)/$(BIN)/medinfer evaluate phantom/test --provider cpu --quiet
 
 test: $(INSTALLED) lint

@@ -68,11 +68,8 @@ def _drawn_image(folder: Path) -> str:
     import numpy as np
 
     path = folder / "one.png"
-    ramp = np.linspace(0, 255, 128).astype(np.uint8)
-    cv2.imwrite(
-        str(path),
-        np.dstack([np.tile(ramp, (128, 1)), np.tile(ramp[:, None], (1, 128)), np.full((128, 128), 90, np.uint8)]),
-    )
+    ramp = np.tile(np.linspace(0, 255, 128).astype(np.uint8), (128, 1))
+    cv2.imwrite(str(path), np.dstack([ramp, ramp.T, 255 - ramp]))
     return str(path)
 
 

@@ -128,7 +128,7 @@ def _check_available(onnxruntime: Any, provider: Provider) -> None:
     except OSError:
         raise ProviderError(
             f"{provider}: no NVIDIA driver on this machine ({DRIVER} cannot be loaded)",
-            hint=f"Install the driver of the GPU. {_install_hint(provider)} Or run with --provider cpu.",
+            hint=f"Install the GPU's driver. {_install_hint(provider)} Or run with --provider cpu.",
         ) from None
     # Finds CUDA and cuDNN in the nvidia-* wheels. It prints what it lacks: standard output is for predictions.
     with contextlib.redirect_stdout(sys.stderr):
@@ -147,7 +147,8 @@ def _missing_library(onnxruntime: Any) -> str:
 
 def _install_hint(provider: Provider) -> str:
     extra = KNOWN[provider.name][1]
-    return f'Install: pip uninstall -y onnxruntime onnxruntime-gpu; pip install "medonnx[{extra}]".'
+    lines = f'pip uninstall -y onnxruntime onnxruntime-gpu; pip install "medonnx[{extra}]"'
+    return f"An onnxruntime that has it: {lines}."
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import struct
 import zlib
 
@@ -107,3 +108,13 @@ def encode():
 def pillow():
     """Pixels by Pillow, with EXIF applied: `pillow(data, "RGB")`."""
     return _pillow
+
+
+@pytest.fixture
+def no_waiting():
+    """Fails a test that still runs after ten seconds, where a mistake would wait for ever."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.setitimer(signal.ITIMER_REAL, 10)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
