@@ -61,6 +61,9 @@ def _guarded(main: Callable[[], Any], *, debug: bool) -> int:
         return int(main() or 0)
     except BrokenPipeError:
         raise
+    except SystemExit:
+        # click's own way to leave when the reader has gone, and its only one without standalone mode.
+        return 0
     except (KeyboardInterrupt, click.Abort):
         tell("Interrupted.")
         return INTERRUPTED
