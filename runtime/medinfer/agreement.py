@@ -57,12 +57,13 @@ def compare(reference: Logits, observed: Logits, *, precision: str = "fp32", tem
     """
     if reference.shape != observed.shape or reference.ndim != 2 or not len(reference):
         raise ValueError(f"logits of shapes {reference.shape} and {observed.shape}")
-    spread = float(np.ptp(reference, axis=0).max())
+    spread = float(np.ptp(reference, axis=0).max()) if np.isfinite(reference).all() else 0.0
     tolerance, grows = TOLERANCES[precision]
     if grows:
         tolerance *= max(1.0, spread)
-    # A NaN must count as infinitely far: every comparison with it would be False, and so would pass.
-    difference = np.nan_to_num(np.abs(reference - observed), nan=np.inf)
+    finite = np.isfinite(reference) & np.isfinite(observed)
+    # What is no number counts as infinitely far: every comparison with a NaN is False, and so would pass.
+    difference = np.where(finite, np.abs(np.where(finite, reference, 0) - np.where(finite, observed, 0)), np.inf)
     changed = np.flatnonzero(reference.argmax(axis=1) != observed.argmax(axis=1))
     top_two = np.sort(reference, axis=1)[:, -2:]
     clear = top_two[:, 1] - top_two[:, 0] > 2 * tolerance

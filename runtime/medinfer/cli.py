@@ -90,10 +90,11 @@ def predict(
     PATH is an image, or a folder that is searched recursively. A bad image gives a record that says so; the run goes
     on and ends with exit code 3.
     """
-    from medinfer.files import refuse_existing
     from medinfer.inputs import find_images
 
     if output:
+        from medinfer.files import refuse_existing
+
         refuse_existing(output, overwrite=overwrite)  # before any work is done
     search = find_images(*paths)
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
@@ -207,8 +208,9 @@ def evaluate(
 
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
     labels, scores, failed = [], [], 0
-    labelled = (path for path in find_images(folder) if _class_of(path, folder, opened.classes))
-    with Progress("Evaluating", enabled=not quiet) as progress:
+    found = list(find_images(folder))
+    labelled = [path for path in found if _class_of(path, folder, opened.classes)]
+    with Progress("Evaluating", len(labelled), enabled=not quiet) as progress:
         for seen in opened.predict_many(labelled):
             progress.step()
             failed += seen.error is not None
@@ -219,6 +221,8 @@ def evaluate(
         hint = f"Expected folders named {', '.join(opened.classes)}."
         raise UsageError(f"{folder}: no labelled image could be read", hint=hint)
     measured = measure(np.array(labels), np.stack(scores), opened.classes, opened.spec.positive)
+    if len(labelled) < len(found):
+        tell(f"{len(found) - len(labelled)} images lie in no class's folder and are not counted")
     click.echo(json.dumps({**measured, "failed": failed}) if as_json else as_text(measured))
     return SOME_FAILED if failed else 0
 
@@ -262,11 +266,11 @@ def _quieten_opencv() -> None:
 
 @contextlib.contextmanager
 def _destination(output: Path | None) -> Iterator[IO[str]]:
-    from medinfer.files import atomic_file
-
     if output is None:
         yield sys.stdout
     else:
+        from medinfer.files import atomic_file
+
         with atomic_file(output) as stream:
             yield stream
 

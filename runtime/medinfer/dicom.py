@@ -6,6 +6,7 @@ No tag is ever copied to an output.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,11 @@ def read_dicom(data: bytes, spec: Dicom, max_pixels: int) -> npt.NDArray[np.uint
         return _to_uint8(dataset, frame, spec)
     except ImageError:
         raise
-    except (NotImplementedError, RuntimeError) as error:
+    except NotImplementedError as error:
         raise ImageError("missing_decoder", f"no decoder for this transfer syntax: {_line(error)}") from None
-    except Exception as error:  # noqa: BLE001 - pydicom meets hostile data with whatever Python raises (RecursionError too)
+    except Exception as error:  # noqa: BLE001 - pydicom meets hostile data with whatever Python raises
+        if "plugins" in str(error) and "missing" in str(error):
+            raise ImageError("missing_decoder", f"no decoder for this transfer syntax: {_line(error)}") from None
         raise ImageError("invalid_dicom", _line(error)) from None
 
 
@@ -95,19 +98,20 @@ def _window(dataset: Dataset, values: npt.NDArray[np.float64], spec: Dicom) -> n
     if spec.window != "file":
         return _linear(values, *spec.window)
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
-    if "WindowCenter" in dataset and "WindowWidth" in dataset and function == "LINEAR":
-        center, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
-        if width >= 1:
-            return _linear(values, center, width)
-    elif "VOILUTSequence" in dataset or function != "LINEAR":
+    window = [_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth")]
+    if window[0] is not None and window[1] is not None and window[1] >= 1 and function == "LINEAR":
+        return _linear(values, window[0], window[1])
+    if "VOILUTSequence" in dataset or function != "LINEAR":
         raise ImageError("unsupported_format", f"a VOI {function} look-up; set a window in the recipe")
     low, high = _stored_range(dataset)
     return np.clip((values - low) / (high - low), 0, 1)
 
 
-def _first(value: Any) -> float:
-    """Return the first of one or several windows, as a viewer would show."""
-    return float(value if isinstance(value, str | int | float) else value[0] if hasattr(value, "__len__") else value)
+def _first(value: Any) -> float | None:
+    """Return the first of one or several windows, as a viewer shows; None where the element is missing or empty."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if len(value) else None
+    return None if value is None or value == "" else float(value)
 
 
 def _linear(values: npt.NDArray[np.float64], center: float, width: float) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medinfer.agreement import Comparison, compare
-from medinfer.errors import ModelError
+from medinfer.errors import ImageError, ModelError
 from medinfer.images import Image, read_image
 from medinfer.model import Model
 from medinfer.pixels import preprocess
@@ -85,7 +85,9 @@ def verify(model: Model) -> GoldenReport:
     made = np.stack([preprocess(image, spec) for image in images])
     difference = np.abs(made.astype(np.int16) - stored)
     predictions = model.predict_batch(images)
-    observed = np.array([list(prediction.logits.values()) for prediction in predictions], np.float32)
+    # An answer that is no number is no agreement, rather than an error of its own.
+    nothing = [float("nan")] * len(model.classes)
+    observed = np.array([nothing if p.error else list(p.logits.values()) for p in predictions], np.float32)
     reference = np.array([sample.logits for sample in samples], np.float32)
     return GoldenReport(
         samples=len(samples),
@@ -107,7 +109,10 @@ def _from_png(text: str, spec: InputSpec, field: str) -> Image:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ModelError(f"{field}: not base64") from None
-    return read_image(data, spec, max_pixels=1 << 26)
+    try:
+        return read_image(data, spec, max_pixels=1 << 26)
+    except ImageError as error:
+        raise ModelError(f"{field}: {error}") from None
 
 
 def _stored_tensor(sample: GoldenSample, spec: InputSpec, index: int) -> npt.NDArray[np.uint8]:

@@ -28,6 +28,8 @@ class Header:
     alpha: bool = False
     floating: bool = False
     multi_frame: bool = False
+    white_is_zero: bool = False
+    transparent_level: int | None = None
     orientation: int = 1
 
 
@@ -67,13 +69,13 @@ def _read_png(data: bytes) -> Header:
     if data[12:16] != b"IHDR":
         raise ImageError("corrupt", f"a PNG starts with IHDR, this one with {data[12:16]!r}")
     transparent, animated, orientation = color in (4, 6), False, 1
+    level: int | None = None
     offset = 8
     while offset + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, offset)
-        if kind == b"IDAT":
-            break
-        # OpenCV ignores tRNS on a gray image (colour type 0), so there it makes no alpha channel.
-        transparent |= kind == b"tRNS" and color in (2, 3)
+        if kind == b"tRNS":
+            transparent = True
+            level = int(struct.unpack_from(">H", data, offset + 8)[0]) if color == 0 else None
         animated |= kind == b"acTL"
         if kind == b"eXIf":
             orientation = _exif_orientation(data[offset + 8 : offset + 8 + length])
@@ -86,6 +88,7 @@ def _read_png(data: bytes) -> Header:
         gray=color in (0, 4),
         alpha=transparent,
         multi_frame=animated,
+        transparent_level=level,
         orientation=orientation,
     )
 
@@ -113,8 +116,10 @@ def _read_bmp(data: bytes) -> Header:
         width, height = struct.unpack_from("<HH", data, 18)
     else:
         width, height = struct.unpack_from("<ii", data, 18)
+    # From version 3 of the header on there is a mask of the alpha bits.
+    alpha = size >= 56 and struct.unpack_from("<I", data, 66)[0] != 0
     # A negative height means that the rows run from the top.
-    return Header(format="bmp", width=abs(width), height=abs(height))
+    return Header(format="bmp", width=abs(width), height=abs(height), alpha=alpha)
 
 
 def _read_webp(data: bytes) -> Header:
@@ -146,9 +151,11 @@ def _read_tiff(data: bytes) -> Header:
         height=tags.get(257, 0),
         bits=tags.get(258, 1),
         gray=samples == 1 and tags.get(262) in (0, 1),
-        alpha=338 in tags,
+        # Four samples of RGB or two of gray: the fourth or second is alpha, whether the file says so or not.
+        alpha=338 in tags or (samples, tags.get(262)) in ((4, 2), (2, 1), (2, 0)),
         floating=tags.get(339) == 3,
         multi_frame=following != 0,
+        white_is_zero=tags.get(262) == 0,
         orientation=tags.get(274, 1),
     )
 
@@ -186,7 +193,8 @@ def _exif_orientation(exif: bytes) -> int:
         tags, _ = _tiff_directory(exif, _tiff_offset(exif))
     except struct.error:
         return 1
-    return tags.get(274, 1)
+    orientation = tags.get(274, 1)
+    return orientation if 1 <= orientation <= 8 else 1
 
 
 READERS: tuple[tuple[bytes, int, Callable[[bytes], Header]], ...] = (

@@ -49,7 +49,11 @@ def read_image(
         raise UsageError(f"color: {color!r} is not one of rgb, bgr")
     if isinstance(source, np.ndarray):
         return _from_array(source, color, max_pixels)
-    data = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else read_file(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode(bytes(source), spec, max_pixels)
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(f"image: {type(source).__name__} is neither a path, bytes nor an array")
+    data = read_file(source)
     return _decode(data, spec, max_pixels)
 
 
@@ -118,7 +122,9 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 def _decode_color(data: bytes, header: Header) -> Image:
     """Decode to RGB, or to gray where the file holds one channel (three equal ones would say the same)."""
     if header.gray:
-        return _imdecode(data, header, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+        gray = _imdecode(data, header, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+        # OpenCV turns a WhiteIsZero TIFF round at 8 bits and leaves it at 16.
+        return ~gray if header.white_is_zero and gray.dtype == np.uint16 else gray
     if header.format == "tiff":
         # OpenCV 5.0 mixes up the channels of a 16-bit TIFF when asked for RGB, not when asked for BGR.
         return _swap_red_and_blue(_imdecode(data, header, cv2.IMREAD_COLOR_BGR | cv2.IMREAD_ANYDEPTH))
@@ -128,16 +134,26 @@ def _decode_color(data: bytes, header: Header) -> Image:
 def _decode_alpha(data: bytes, header: Header, spec: InputSpec) -> Image:
     """Decode an image whose alpha channel matters: composed onto a background, or a TIFF."""
     image: Any = _imdecode(data, header, cv2.IMREAD_UNCHANGED)
-    if image.ndim == 2 or image.shape[2] != 4:  # a header that promised an alpha channel which is not there
+    if header.transparent_level is not None and image.ndim == 2:
+        image = _with_transparent_level(image, header)
+    if image.ndim == 2 or image.shape[2] != 4:
+        # OpenCV drops the alpha of a gray TIFF, and at 16 bits cuts the samples to 8 on the way.
+        if isinstance(spec.alpha, Over) or header.bits == 16:
+            raise ImageError("unsupported_format", f"a {header.format} of gray and alpha", hint="Convert it to PNG.")
         return _decode_color(data, header)
-    if header.format == "tiff":
-        # libtiff multiplies 8-bit colours by their alpha while reading, and they cannot be had back.
-        if image.dtype == np.uint8 and not np.all(image[..., 3] == 255):
-            raise ImageError("unsupported_format", "a TIFF with transparency", hint="Convert it to PNG.")
-    else:
-        image = _upright(image, header.orientation)
+    # libtiff multiplies 8-bit colours by their alpha while reading, and they cannot be had back.
+    if header.format == "tiff" and image.dtype == np.uint8 and not np.all(image[..., 3] == 255):
+        raise ImageError("unsupported_format", "a TIFF with transparency", hint="Convert it to PNG.")
     color = _swap_red_and_blue(image[..., :3])
     return _compose(color, image[..., 3], spec.alpha.over) if isinstance(spec.alpha, Over) else color
+
+
+def _with_transparent_level(gray: Any, header: Header) -> Any:
+    """Return BGRA for a gray PNG in which one level stands for transparency; OpenCV passes over it."""
+    top = int(np.iinfo(gray.dtype).max)
+    level = (header.transparent_level or 0) * top // (2**header.bits - 1)  # fewer than 8 bits were stretched to 8
+    alpha = np.where(gray == level, 0, top).astype(gray.dtype)
+    return np.dstack([gray, gray, gray, alpha])
 
 
 def _compose(color: Image, alpha: Image, background: tuple[int, int, int]) -> Image:
@@ -150,7 +166,7 @@ def _compose(color: Image, alpha: Image, background: tuple[int, int, int]) -> Im
 
 
 def _upright(image: Any, orientation: int) -> Any:
-    """Undo an EXIF orientation; OpenCV does so itself except when asked to leave an image unchanged."""
+    """Undo an EXIF orientation."""
     if orientation >= 5:
         image = np.swapaxes(image, 0, 1)
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
@@ -163,7 +179,11 @@ def _swap_red_and_blue(image: Image) -> Image:
 
 
 def _imdecode(data: bytes, header: Header, flags: int) -> Image:
-    image = None
+    # OpenCV overlooks some EXIF blocks of PNG and WebP, and all where it leaves an image unchanged: there it is ours.
+    ours = header.format in ("png", "webp")
+    if ours and flags != cv2.IMREAD_UNCHANGED:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    image: Any = None
     with contextlib.suppress(cv2.error):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
@@ -172,4 +192,5 @@ def _imdecode(data: bytes, header: Header, flags: int) -> Image:
         raise ImageError("corrupt", f"the {header.format} of {header.width}x{header.height} pixels does not decode")
     if image.dtype not in (np.uint8, np.uint16):
         raise ImageError("unsupported_dtype", f"samples of {image.dtype}; uint8 and uint16 are supported")
-    return image  # type: ignore[return-value]
+    upright: Image = np.ascontiguousarray(_upright(image, header.orientation)) if ours else image
+    return upright

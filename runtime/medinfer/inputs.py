@@ -25,6 +25,7 @@ class ImageSearch:
         self.skipped = 0
 
     def __iter__(self) -> Iterator[str]:
+        self.skipped = 0
         for path in self.paths:
             if os.path.isdir(path):
                 yield from self._walk(path)

@@ -125,6 +125,8 @@ class Model:
             batch_size: Images in one run of the graph; by default 1 on a CPU, 32 on an accelerator.
         """
         size = self.default_chunk if batch_size is None else batch_size
+        if isinstance(images, str | bytes | os.PathLike):
+            raise UsageError(f"images: {images!r} is one thing", hint="Pass medinfer.find_images(folder), or a list.")
         if size < 1:
             raise UsageError(f"batch_size: {size} is less than 1")
         run = partial(self._run_chunk, color=color, size=size)

@@ -157,7 +157,7 @@ def _reason(error: Exception) -> str:
 
 
 def _cure(text: str) -> str:
-    if "External data" in text:
+    if "xternal" in text:
         return "A model must be one file: save it with its weights inside."
     if "IR version" in text or "opset" in text:
         return "Upgrade onnxruntime: pip install -U onnxruntime"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 import os
-import shutil
 from collections.abc import Callable
 from typing import IO
 
@@ -22,6 +22,8 @@ def writer(kind: str, stream: IO[str], classes: tuple[str, ...]) -> Write:
 
 
 def _table(stream: IO[str], classes: tuple[str, ...]) -> Write:
+    import shutil  # brings the archive formats: 5 ms that only a table is worth
+
     width = max(len("label"), *map(len, classes))
     room = max(20, shutil.get_terminal_size().columns - width - 16)
     stream.write(f"{'label':{width}}  probability  path\n")
@@ -37,16 +39,21 @@ def _table(stream: IO[str], classes: tuple[str, ...]) -> Write:
 
 
 def _csv(stream: IO[str], classes: tuple[str, ...]) -> Write:
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(["path", "label", "probability", "error", "message", *(f"p({name})" for name in classes)])
+    def row(values: list[str]) -> None:
+        # The csv module quotes a carriage return only if the line ends with one; a file name may hold one.
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\r\n").writerow(values)
+        stream.write(line.getvalue().removesuffix("\r\n") + "\n")
+
+    row(["path", "label", "probability", "error", "message", *(f"p({name})" for name in classes)])
 
     def write(prediction: Prediction) -> None:
         path = _readable(prediction.source)
         if prediction.error:
-            rows.writerow([path, "", "", prediction.error.code, str(prediction.error), *("" for _ in classes)])
+            row([path, "", "", prediction.error.code, str(prediction.error), *("" for _ in classes)])
         else:
             scores = [f"{value:.6f}" for value in prediction.probabilities.values()]
-            rows.writerow([path, prediction.label, f"{prediction.probability:.6f}", "", "", *scores])
+            row([path, prediction.label, f"{prediction.probability:.6f}", "", "", *scores])
 
     return write
 
@@ -70,7 +77,10 @@ def _jsonl(stream: IO[str], classes: tuple[str, ...]) -> Write:
 
 def _readable(source: str | None) -> str:
     """Return a path as UTF-8 can hold it: bytes that are not text become backslash escapes."""
-    return os.fsencode(source or "").decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(source or "").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate, which no file name holds but a caller's string may
+        return (source or "").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _printable(source: str | None) -> str:

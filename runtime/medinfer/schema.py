@@ -95,9 +95,13 @@ def _decode(value: Any, annotation: Any, path: str) -> Any:
 
 def _decode_scalar(value: Any, annotation: type, path: str) -> Any:
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise SpecError(path, f"{value} is not a finite number")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise SpecError(path, f"{_shown(value)} is not a finite number")
+        return number
     # bool is an int in Python and 1 is not a truth value in JSON: compare the very type.
     if type(value) is not annotation:
         raise SpecError(path, f"expected {_name(annotation)}, got {_shown(value)}")

@@ -33,15 +33,26 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, wo
         yield from map(function, items)
         return
     pending: deque[Future[Result]] = deque()
+    failure: Exception | None = None
+    iterator = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="medinfer") as pool:
         try:
-            for item in items:
+            while True:
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    break
+                except Exception as error:  # noqa: BLE001 - raised below, after the results of the items before it
+                    failure = error
+                    break
                 pending.append(pool.submit(function, item))
                 # What is done goes out at once: a slow source (a camera) must not hold back finished results.
                 while pending and (pending[0].done() or len(pending) >= CHUNKS_AHEAD * workers):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+            if failure:
+                raise failure
         finally:
             for future in pending:
                 future.cancel()

@@ -69,6 +69,20 @@ def test_a_contract_changed_after_the_export_is_found(field, value, changed):
     assert 0 < report.differing_pixels <= 1
 
 
+@pytest.mark.parametrize(("levels", "passes"), [(1, True), (-1, True), (2, False), (-2, False)])
+def test_a_pixel_may_be_one_grey_level_off_and_no_more(levels, passes, changed, pillow, encode):
+    def shift(data):
+        tensor = pillow(base64.b64decode(data["golden"][1]["tensor"])).astype(int)
+        place = np.unravel_index(np.abs(tensor - 128).argmin(), tensor.shape)
+        tensor[place] += levels
+        data["golden"][1]["tensor"] = base64.b64encode(encode(tensor.astype(np.uint8), "PNG")).decode()
+
+    report = medinfer.verify(changed(shift))
+    assert report.max_level_difference == abs(levels)
+    assert report.differing_pixels == pytest.approx(1 / (3 * 12 * 16 * 3))
+    assert report.passes is passes
+
+
 def test_samples_in_another_order_are_found(changed):
     def swap(data):
         first, second = data["golden"][:2]
@@ -112,6 +126,6 @@ def test_the_source_images_are_of_different_shapes_and_full_of_contrast():
     for image in images:
         assert image.dtype == np.uint8
         assert np.ptp(image.reshape(-1, 3), axis=0).min() > 100
-    # The first pixel, and one worked by hand: (1 x 7 + 2 x 3 k + (1 x 2 x k) // 5) for row 2, column 1.
-    assert images[0][0, 0].tolist() == [0, 0, 0]
+    # Worked by hand: 1 x 7 + 2 x 3 k + (1 x 2 x k) // 5 in row 2, column 1; 27 x 14 = 378 is turned back to 510 - 378.
     assert images[0][2, 1].tolist() == [13, 19, 26]
+    assert images[1][0, 27].tolist() == [132, 132, 132]

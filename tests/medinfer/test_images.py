@@ -29,7 +29,6 @@ def files(picture, encode, write_png, write_tiff):
     """name -> (file, the pixels in it), for every way of storing an image that is read."""
     gray, rgb, rgba = picture(H, W, 1), picture(H, W, 3), picture(H, W, 4)
     gray16, rgb16 = picture(H, W, 1, dtype=np.uint16), picture(H, W, 3, dtype=np.uint16)
-    gray_alpha = np.dstack([gray, picture(H, W, 1, seed=1)])
     palette = Image.fromarray(rgb).quantize(16)
     bits = Image.fromarray(np.where(gray > 100, np.uint8(255), np.uint8(0))).convert("1")
     cmyk = Image.fromarray(rgb).convert("CMYK")
@@ -39,11 +38,11 @@ def files(picture, encode, write_png, write_tiff):
         data = encode(array, "JPEG", **options)
         return data, np.array(Image.open(io.BytesIO(data)))
 
-    def opencv(array, suffix, *options):
-        return cv2.imencode(suffix, array[..., ::-1] if array.ndim == 3 else array, options)[1].tobytes(), array
+    def lzw(array):
+        shown = array[..., ::-1] if array.ndim == 3 else array
+        return cv2.imencode(".tiff", shown, [cv2.IMWRITE_TIFF_COMPRESSION, 5])[1].tobytes(), array
 
-    def top_down(bmp):
-        return bmp[:22] + struct.pack("<i", -H) + bmp[26:]
+    upside_down = encode(rgb[::-1], "BMP")
 
     return {
         "png gray": (encode(gray, "PNG"), gray),
@@ -51,7 +50,7 @@ def files(picture, encode, write_png, write_tiff):
         "png palette": (encode(palette, "PNG"), colors),
         "png 1-bit": (encode(bits, "PNG"), black_white),
         "png rgba": (encode(Image.fromarray(rgba), "PNG"), rgba[..., :3]),
-        "png gray-alpha": (write_png(gray_alpha), gray),
+        "png gray-alpha": (write_png(np.dstack([gray, picture(H, W, 1, seed=1)])), gray),
         "png gray 16-bit": (encode(gray16, "PNG"), gray16),
         "png rgb 16-bit": (write_png(rgb16), rgb16),
         "png rgba 16-bit": (write_png(np.dstack([rgb16, gray16])), rgb16),
@@ -67,7 +66,7 @@ def files(picture, encode, write_png, write_tiff):
         "bmp gray": (encode(gray, "BMP"), np.dstack([gray] * 3)),
         "bmp palette": (encode(palette, "BMP"), colors),
         "bmp 1-bit": (encode(bits, "BMP"), np.dstack([black_white] * 3)),
-        "bmp from the top": (top_down(encode(rgb[::-1], "BMP")), rgb),
+        "bmp from the top": (upside_down[:22] + struct.pack("<i", -H) + upside_down[26:], rgb),
         "tiff gray": (encode(gray, "TIFF"), gray),
         "tiff gray lzw": (encode(gray, "TIFF", compression="tiff_lzw"), gray),
         "tiff rgb": (encode(rgb, "TIFF"), rgb),
@@ -79,10 +78,10 @@ def files(picture, encode, write_png, write_tiff):
         "tiff gray inverted": (write_tiff(255 - gray, photometric=0), gray),
         "tiff gray 16-bit": (encode(gray16, "TIFF"), gray16),
         "tiff gray 16-bit big-endian": (write_tiff(gray16, order=">"), gray16),
-        "tiff gray 16-bit lzw": opencv(gray16, ".tiff", cv2.IMWRITE_TIFF_COMPRESSION, 5),
+        "tiff gray 16-bit lzw": lzw(gray16),
         "tiff rgb 16-bit": (write_tiff(rgb16), rgb16),
         "tiff rgb 16-bit big-endian": (write_tiff(rgb16, order=">"), rgb16),
-        "tiff rgb 16-bit lzw": opencv(rgb16, ".tiff", cv2.IMWRITE_TIFF_COMPRESSION, 5),
+        "tiff rgb 16-bit lzw": lzw(rgb16),
         "tiff rgba opaque": (encode(Image.fromarray(rgb).convert("RGBA"), "TIFF"), rgb),
         "tiff rgba 16-bit": (write_tiff(np.dstack([rgb16, gray16]), extra=2), rgb16),
         "webp rgb": (encode(rgb, "WEBP", **LOSSLESS), rgb),

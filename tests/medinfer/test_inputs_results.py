@@ -9,7 +9,7 @@ import stat
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from medinfer.errors import ImageError, UsageError
 from medinfer.files import atomic_file, refuse_existing
@@ -205,6 +205,7 @@ def test_an_image_without_a_path_is_written_too(kind):
     assert "ill, very" in written(kind, good(None))
 
 
+@example(source="\r")
 @given(source=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20))
 def test_any_path_comes_back_from_csv_and_jsonl(source):
     rows = list(csv.reader(io.StringIO(written("csv", good(source)), newline="")))

@@ -137,6 +137,31 @@ def test_closing_early_ends_the_workers_and_starts_nothing_more(workers):
     assert len(started) == count
 
 
+@pytest.mark.parametrize("workers", [2, 5])
+def test_closing_early_waits_for_what_has_begun_and_drops_what_has_not(workers):
+    all_taken, release = threading.Event(), threading.Event()
+    started, finished = [], []
+
+    def source():
+        for number in range(CHUNKS_AHEAD * workers):
+            if number == CHUNKS_AHEAD * workers - 1:
+                all_taken.set()
+            yield number
+
+    def work(number):
+        started.append(number)
+        (release if number else all_taken).wait(10)
+        finished.append(number)
+
+    results = ordered_map(work, source(), workers=workers)
+    next(results)
+    threading.Timer(0.1, release.set).start()
+    results.close()
+    assert sorted(finished) == sorted(started)
+    # The first, and one for each worker: the others were waiting their turn.
+    assert len(started) <= 1 + workers
+
+
 def test_one_worker_is_the_callers_own_thread():
     seen = set(ordered_map(lambda _: threading.current_thread(), range(5), workers=1))
     assert seen == {threading.current_thread()}

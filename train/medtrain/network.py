@@ -206,8 +206,8 @@ def load_weights(network: nn.Module, config: NetworkConfig, weights: str) -> Non
     elif config.source == "torchvision":
         _copy(network, _by_name(network, _download(config.arch)), "torchvision's ImageNet weights")
     else:
-        hint = "Fetch them yourself and pass --weights FILE."
-        raise UsageError(f"no ImageNet weights are known for timm:{config.arch}", hint=hint)
+        hint = "Pass --weights none, or fetch some yourself and pass --weights FILE."
+        raise UsageError(f"no ImageNet weights are known for {config.source}:{config.arch}", hint=hint)
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
