@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from medinfer.errors import ImageError
 
 Format = Literal["png", "jpeg", "bmp", "tiff", "webp"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """Facts from a header; sizes in pixels, as stored (before EXIF orientation)."""
 
     format: Format

@@ -15,13 +15,44 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 from medinfer.errors import SpecError
 
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def schema(cls: type[T]) -> type[T]:
+    """Make a `Schema` class a frozen, keyword-only dataclass.
+
+    Equality, hash, repr and immutability come from `Schema`, once for all: the code that `dataclass` would generate
+    for each class costs a command-line run of one image 20 ms.
+    """
+    return dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+
 
 class Schema:
-    """Base of a frozen, keyword-only dataclass whose fields are checked on construction."""
+    """Base of the classes made by `@schema`; their fields are checked on construction."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The generated __init__ sets each field once; nothing sets one again.
+        if name in vars(self) or name not in {field.name for field in dataclasses.fields(self)}:  # type: ignore[arg-type]
+            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({values})"
 
     def __post_init__(self) -> None:
         """Check every field, and then the whole."""

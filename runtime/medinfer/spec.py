@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from medinfer.errors import SpecError
-from medinfer.schema import Schema, dump
+from medinfer.schema import Schema, dump, schema
 
 SPEC_KEY = "medinfer.spec"
 SPEC_FORMAT = 1
@@ -24,7 +23,7 @@ def _require(condition: bool, path: str, problem: str) -> None:
         raise SpecError(path, problem)
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Crop(Schema):
     """Resize the shorter side to `resize`, keeping the aspect, then cut out the middle.
 
@@ -40,7 +39,7 @@ class Crop(Schema):
         _require(1 <= self.resize <= MAX_SIDE, "resize", f"{self.resize} is not within 1..{MAX_SIDE}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Pad(Schema):
     """Resize to fit inside, keeping the aspect, and fill the rest with `value` (a grey level).
 
@@ -55,21 +54,21 @@ class Pad(Schema):
         _require(0 <= self.value <= 255, "value", f"{self.value} is not within 0..255")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class CropFit(Schema):
     """`{"crop": {...}}` in the JSON."""
 
     crop: Crop
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class PadFit(Schema):
     """`{"pad": {...}}` in the JSON."""
 
     pad: Pad
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Depth16(Schema):
     """How 16-bit samples become 8-bit.
 
@@ -90,7 +89,7 @@ class Depth16(Schema):
         _require(0 <= self.low < self.high <= 65535, "low", f"0 <= {self.low} < {self.high} <= 65535 does not hold")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Over(Schema):
     """Compose onto a background colour: `{"over": [r, g, b]}` in the JSON."""
 
@@ -101,7 +100,7 @@ class Over(Schema):
         _require(all(0 <= level <= 255 for level in self.over), "over", f"{self.over} is not within 0..255")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Dicom(Schema):
     """How DICOM pixels become 8-bit: the file's own VOI window or [centre, width]; MONOCHROME1 is inverted once."""
 
@@ -114,7 +113,7 @@ class Dicom(Schema):
         _require(self.frame >= 0, "frame", f"{self.frame} is negative")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class InputSpec(Schema):
     """How an image becomes the tensor: uint8, (height, width, 3) RGB or (height, width, 1) gray.
 
@@ -154,7 +153,7 @@ class InputSpec(Schema):
             _require(resize >= size, "fit.crop.resize", f"{resize} is smaller than the cut of {size}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Graph(Schema):
     """What the graph takes and computes: `pixels` is uint8[batch, height, width, channels]."""
 
@@ -163,7 +162,7 @@ class Graph(Schema):
     extra_outputs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Calibration(Schema):
     """Probabilities are softmax(logits / temperature); the `logits` output stays raw."""
 
@@ -174,7 +173,7 @@ class Calibration(Schema):
         _require(self.temperature > 0, "temperature", f"{self.temperature} is not positive")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Target(Schema):
     """What a threshold was chosen for; `youden` (maximal sensitivity + specificity - 1) has no value."""
 
@@ -187,7 +186,7 @@ class Target(Schema):
         _require(self.value is None or 0 < self.value <= 1, "value", f"{self.value} is not within (0, 1]")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class OperatingPoint(Schema):
     """A decision rule: positive if p(positive) >= threshold; intervals are 95 %."""
 
@@ -213,7 +212,7 @@ class OperatingPoint(Schema):
             _require(0 <= low <= high <= 1, name, f"[{low}, {high}] is not an interval within [0, 1]")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Provenance(Schema):
     """Where the model comes from. `created` is the checkpoint's date (UTC, ISO 8601)."""
 
@@ -224,7 +223,7 @@ class Provenance(Schema):
     checkpoint_sha256: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Agreement(Schema):
     """The export's verdict: the file through `medinfer.load` against the checkpoint in torch.
 
@@ -248,7 +247,7 @@ class Agreement(Schema):
     ties: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class GoldenSample(Schema):
     """One synthetic image (PNG), its preprocessed tensor (PNG, lossless; both base64), and the checkpoint's logits."""
 
@@ -257,7 +256,7 @@ class GoldenSample(Schema):
     logits: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class ModelSpec(Schema):
     """The whole contract. `graph`, `agreement` and `golden` are known only once a checkpoint has been exported."""
 

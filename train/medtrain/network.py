@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.error import URLError
@@ -19,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from medinfer.errors import CheckpointError, MissingExtraError, UsageError
-from medinfer.schema import Schema
+from medinfer.schema import Schema, schema
 
 Source = Literal["medtrain", "timm", "torchvision"]
 
 EVALUATION_BATCH = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Head(Schema):
     """The last layer: dropout, then one linear map to the classes."""
 
@@ -34,7 +33,7 @@ class Head(Schema):
     dropout: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class NetworkConfig(Schema):
     """Everything that decides a network's shape; stored in the checkpoint."""
 
@@ -161,12 +160,16 @@ def _build_timm(config: NetworkConfig) -> nn.Module:
 def _build_torchvision(config: NetworkConfig) -> nn.Module:
     models = _library("torchvision.models", "train")
     network: nn.Module = models.get_model(config.arch, weights=None, **config.kwargs)
-    name, last = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+    name, last = _last_linear(network)
     linear = nn.Linear(last.in_features, config.head.classes)
     _replace(network, name, nn.Sequential(nn.Dropout(config.head.dropout), linear))
     if config.in_channels != 3:
         _adapt_first_convolution(network, config.in_channels)
     return network
+
+
+def _last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
@@ -196,6 +199,11 @@ def load_weights(network: nn.Module, config: NetworkConfig, weights: str) -> Non
     """
     if weights == "none":
         return
+    # Some libraries start the last layer wide; features that are already good need it near 0, or the first steps
+    # of training undo them.
+    _, last = _last_linear(network)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
     if weights != "imagenet":
         _copy(network, _by_name(network, _read_state_dict(Path(weights))), weights)
     elif config.arch == "tf_efficientnet_lite0":

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from medinfer.errors import RecipeError, SpecError
-from medinfer.schema import Schema
+from medinfer.schema import Schema, schema
 from medinfer.spec import InputSpec
 
 DEFAULT_RECIPE = "default"
@@ -25,7 +24,7 @@ def _require(condition: bool, path: str, problem: str) -> None:
         raise SpecError(path, problem)
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Data(Schema):
     """Which images, and how they are split.
 
@@ -44,7 +43,7 @@ class Data(Schema):
             _require(0 < getattr(self, name) < 0.5, name, f"{getattr(self, name)} is not within (0, 0.5)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Network(Schema):
     """Which network, and what it starts from: `none`, `imagenet`, or a file with a state_dict."""
 
@@ -57,7 +56,7 @@ class Network(Schema):
         _require(0 <= self.dropout < 1, "dropout", f"{self.dropout} is not within [0, 1)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Augment(Schema):
     """Random changes of a training tensor: flips at even odds, the rest uniform within +- the value.
 
@@ -79,7 +78,7 @@ class Augment(Schema):
             _require(0 <= getattr(self, name) < 1, name, f"{getattr(self, name)} is not within [0, 1)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Training(Schema):
     """How the weights are found. The rate warms up over a share of all steps, then follows half a cosine to 0."""
 
@@ -103,7 +102,7 @@ class Training(Schema):
             _require(0 <= getattr(self, name) < 1, name, f"{getattr(self, name)} is not within [0, 1)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema
 class Recipe(Schema):
     """One training set-up. `positive` names the classes that count as disease."""
 
