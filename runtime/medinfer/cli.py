@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -97,6 +96,8 @@ def predict(
 
         refuse_existing(output, overwrite=overwrite)  # before any work is done
     search = find_images(*paths)
+    if len(paths) == 1 and not Path(paths[0]).is_dir():
+        threads = 1  # one image starts sooner without a pool of workers
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
     with _destination(output) as stream:
         kind = kind or _default_format(output, stream)
@@ -140,6 +141,8 @@ def _summary(done: int, failed: int, skipped: int, seconds: float) -> str:
 @click.option("--json", "as_json", is_flag=True, help="The contract exactly as it stands in the file.")
 def info(model: str, as_json: bool) -> None:
     """Print a model's contract: classes, preprocessing, calibration, where it comes from, how it was verified."""
+    import json
+
     from medinfer.model import load
 
     spec = load(model, "cpu").spec
@@ -148,22 +151,22 @@ def info(model: str, as_json: bool) -> None:
         return
     data = spec.to_json()
     data["golden"] = f"{len(spec.golden or ())} samples"
-    click.echo("\n".join(_outline(data)))
+    click.echo("\n".join(_outline(data, json.dumps)))
 
 
-def _outline(value: Any, indent: str = "") -> Iterator[str]:
+def _outline(value: Any, dumps: Callable[[Any], str], indent: str = "") -> Iterator[str]:
     """Yield a JSON object as indented lines that a person can read."""
     for key, item in value.items():
         if isinstance(item, dict) and item:
             yield f"{indent}{key}:"
-            yield from _outline(item, indent + "  ")
+            yield from _outline(item, dumps, indent + "  ")
         elif isinstance(item, list) and item and isinstance(item[0], dict):
             yield f"{indent}{key}:"
             for entry in item:
                 yield f"{indent}  -"
-                yield from _outline(entry, indent + "    ")
+                yield from _outline(entry, dumps, indent + "    ")
         else:
-            yield f"{indent}{key}: {item if isinstance(item, str) else json.dumps(item)}"
+            yield f"{indent}{key}: {item if isinstance(item, str) else dumps(item)}"
 
 
 @cli.command()
@@ -200,6 +203,8 @@ def evaluate(
     folder: str, model: str | None, provider: str, threads: int | None, tf32: bool, quiet: bool, as_json: bool
 ) -> int:
     """Measure a model on class folders: FOLDER/CLASS/image."""
+    import json
+
     import numpy as np
 
     from medinfer.inputs import find_images

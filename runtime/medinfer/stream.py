@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 # Imported here, on the importing thread: two workers importing numpy at once meet a half-made module.
 import numpy  # noqa: F401
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,6 +34,8 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, wo
     if workers == 1:
         yield from map(function, items)
         return
+    from concurrent.futures import ThreadPoolExecutor  # brings logging: 9 ms that one image need not wait for
+
     pending: deque[Future[Result]] = deque()
     failure: Exception | None = None
     iterator = iter(items)
