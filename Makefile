@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 DEMO := build/demo
 HERE := $(CURDIR)
 
-.PHONY: demo test test-all lint format bench clean
+.PHONY: demo test test-all lint format bench bench-training clean
 
 # pip's --group needs 25.1.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -45,6 +45,12 @@ format: $(INSTALLED)
 bench: $(INSTALLED) | $(DEMO)/ckpt.onnx
 	$(BIN)/python -m benchmarks.cold_start $(DEMO)/ckpt.onnx
 	$(BIN)/python -m benchmarks.throughput $(DEMO)/ckpt.onnx $(DEMO)/phantom/test
+
+# Against Keras, which gets an environment of its own.
+bench-training: $(INSTALLED)
+	test -x build/keras/bin/python || $(PYTHON) -m venv build/keras
+	build/keras/bin/python -m pip install --quiet tensorflow-cpu
+	$(BIN)/python -m benchmarks.training_speed --keras build/keras/bin/python
 
 $(DEMO)/ckpt.onnx:
 	$(MAKE) demo

@@ -50,7 +50,7 @@ def measure(
         "images": len(labels),
         "accuracy": float(np.mean(predicted == labels)),
         "balanced_accuracy": float(np.mean(recall[seen])),
-        "macro_auc": _macro_auc(labels, probabilities),
+        "macro_auc": macro_auc(labels, probabilities),
         "per_class": {
             name: {
                 "precision": _defined(precision[i]),
@@ -65,7 +65,7 @@ def measure(
     }
 
 
-def _macro_auc(labels: Labels, probabilities: Probabilities) -> float | None:
+def macro_auc(labels: Labels, probabilities: Probabilities) -> float | None:
     """Mean one-vs-rest ROC-AUC over the classes; None unless each has both positives and negatives."""
     curves = [labels == index for index in range(probabilities.shape[1])]
     if not all(truth.any() and not truth.all() for truth in curves):

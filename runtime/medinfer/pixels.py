@@ -38,7 +38,7 @@ def preprocess(image: Image, spec: InputSpec, *, out: npt.NDArray[np.uint8] | No
         raise ImageError("too_small", f"{width}x{height} pixels; the model wants sides of at least {spec.min_side}")
     if out is None:
         out = np.empty((spec.height, spec.width, spec.channels), np.uint8)
-    pixels = _to_color(_to_8_bit(image, spec.depth16), spec)
+    pixels = _to_color(to_8_bit(image, spec.depth16), spec)
     # A gray tensor has a channel axis that OpenCV does not know.
     target = out[..., 0] if spec.channels == 1 else out
     if isinstance(spec.fit, CropFit):
@@ -50,7 +50,8 @@ def preprocess(image: Image, spec: InputSpec, *, out: npt.NDArray[np.uint8] | No
     return out
 
 
-def _to_8_bit(image: Image, rule: Depth16) -> npt.NDArray[np.uint8]:
+def to_8_bit(image: Image, rule: Depth16) -> npt.NDArray[np.uint8]:
+    """Return 16-bit samples as 8-bit ones, by the contract's rule; 8-bit ones as they are."""
     if image.dtype == np.uint8:
         return image  # type: ignore[return-value]
     if rule.rule == "high_byte":

@@ -31,7 +31,8 @@ class Progress:
         stream: TextIO | None = None,
         enabled: bool = True,
     ) -> None:
-        self._title, self._total, self._unit = title, total, unit
+        self._title, self._unit = title, unit
+        self.total = total
         self._stream = stream or sys.stderr
         self._enabled = enabled
         self._terminal = self._stream.isatty()
@@ -66,11 +67,11 @@ class Progress:
 
     def _line(self, seconds: float) -> str:
         rate = self._done / seconds if seconds else 0.0
-        if self._total:
-            filled = BAR_WIDTH * self._done // self._total
+        if self.total:
+            filled = BAR_WIDTH * self._done // self.total
             bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-            remaining = (self._total - self._done) / rate if rate else 0.0
-            counted = f"[{bar}] {self._done}/{self._total}  {rate:.0f} {self._unit}/s  {remaining:.0f} s left"
+            remaining = (self.total - self._done) / rate if rate else 0.0
+            counted = f"[{bar}] {self._done}/{self.total}  {rate:.0f} {self._unit}/s  {remaining:.0f} s left"
         else:
             counted = f"{self._done} {self._unit}  {rate:.0f} {self._unit}/s"
         return f"{self._title} {counted}  {self._note}".rstrip()

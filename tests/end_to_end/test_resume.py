@@ -58,8 +58,20 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(chain
     assert_resumes_exactly(chain, run, tmp_path, uninterrupted)
 
 
-def test_sigterm_ends_with_143_and_leaves_a_run_to_go_on_from(chain, run, tmp_path, uninterrupted):
-    assert kill_after(0.1, chain, tmp_path, signal.SIGTERM) == 143
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_at_the_end_of_the_batch(chain, run, tmp_path, uninterrupted, number, code):
+    # Saved at the end of each epoch only, were it not for the signal.
+    command = [*COMMAND[:-1], "3600"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([MEDTRAIN, *command, str(chain / "phantom"), "--out", str(tmp_path)], stderr=log)
+    while not (tmp_path / "last.pt").exists():  # the first epoch is done
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait() == code
+    progress = torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["progress"]
+    assert progress["batch"] > 0 or progress["epoch"] > 1
+    assert "Traceback" not in (tmp_path / "log").read_text()
     assert_resumes_exactly(chain, run, tmp_path, uninterrupted)
 
 

@@ -20,6 +20,7 @@ from medexport.verify import images_of, judge
 from medinfer.errors import DisagreementError, UsageError
 from medinfer.spec import Calibration, Graph, InputSpec, ModelSpec, Provenance
 from medtrain.network import Classifier, build_network, network_config
+from medtrain.recipe import Network
 
 SPEC = ModelSpec(
     name="tried",
@@ -31,11 +32,13 @@ SPEC = ModelSpec(
 SHAPE_ARITHMETIC = {"Shape", "Range", "Gather", "Unsqueeze", "Expand"}
 
 
-def make_source(arch="small_cnn", spec=SPEC):
+def make_source(arch="small_cnn", spec=SPEC, **fields):
     """A network with real BatchNorm statistics and a logit spread of several units: agreement must mean something."""
     torch.manual_seed(0)
     channels = spec.input.channels
-    network = build_network(network_config(arch, classes=len(spec.classes), in_channels=channels, dropout=0.5))
+    wanted = Network(arch=arch, dropout=0.5, **fields)
+    size = (spec.input.height, spec.input.width)
+    network = build_network(network_config(wanted, classes=len(spec.classes), in_channels=channels, size=size))
     classifier = Classifier(network, spec.input.mean, spec.input.std)
     noise = torch.randint(0, 256, (16, channels, spec.input.height, spec.input.width), dtype=torch.uint8)
     classifier.train()
@@ -88,13 +91,24 @@ def test_opset_and_ir_version_are_those_that_older_runtimes_read(exported):
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
 
 
-@pytest.mark.parametrize("arch", ["small_cnn", "resnet18", "efficientnet_b0", "efficientnet_lite0"])
-def test_graphs_are_clean_with_a_dynamic_batch(arch):
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"arch": "small_cnn"},
+        {"arch": "malaria_cnn"},
+        {"arch": "resnet18"},
+        {"arch": "efficientnet_b0", "pool": "max", "head": "batchnorm-256"},
+        {"arch": "efficientnet_lite0"},
+    ],
+    ids=lambda network: network["arch"],
+)
+def test_graphs_are_clean_with_a_dynamic_batch(network):
     spec = replace(SPEC, input=replace(SPEC.input, height=64, width=64))
-    model = to_onnx(make_source(arch, spec).classifier, spec)
+    model = to_onnx(make_source(spec=spec, **network).classifier, spec)
     operators = Counter(node.op_type for node in model.graph.node)
     assert not SHAPE_ARITHMETIC & set(operators)
-    assert "BatchNormalization" not in operators
+    # Behind every convolution it is folded; a head's own stands before a linear layer.
+    assert operators["BatchNormalization"] == (network.get("head") == "batchnorm-256")
     shapes = {
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
@@ -152,7 +166,7 @@ def leave_dropout_on(s):
     import copy
 
     network = copy.deepcopy(s.classifier.network)
-    network.classifier[1] = Dropping()
+    network.head[0] = Dropping()
     return replace(s, classifier=Classifier(network, s.spec.input.mean, s.spec.input.std).eval())
 
 
@@ -202,7 +216,7 @@ def test_a_network_that_hardly_answers_is_refused(source, tmp_path):
 
     network = copy.deepcopy(source.classifier.network)
     with torch.no_grad():
-        network.classifier[2].weight.mul_(1e-4)
+        network.head[1].weight.mul_(1e-4)
     dull = replace(source, classifier=Classifier(network, SPEC.input.mean, SPEC.input.std).eval())
     with pytest.raises(DisagreementError, match="any two models would agree"):
         export(dull, tmp_path / "model.onnx")

@@ -1,155 +1,169 @@
-"""Folders of labelled images: what is taken, what is refused, and that no split leaks."""
+"""Data sets as a whole: tensors, splits.csv, the hash that tells two data sets apart, and what is said of them."""
 
 import csv
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 
+import medinfer
 from medinfer.errors import UsageError
-from medinfer.spec import InputSpec
-from medtrain.dataset import find_samples, load_dataset, load_tensors, write_splits
+from medtrain.dataset import examine, findings_text, load_dataset, load_examples, write_splits
+from medtrain.layout import SPLITS
 from medtrain.recipe import Data
 
-SPEC = InputSpec(height=8, width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+@pytest.fixture
+def mixed(tmp_path, fill, save):
+    """Two classes, in several formats, sizes and depths."""
+    data = fill(tmp_path / "mixed", count=10)
+    fill(data, count=10, start=500, suffix=".jpg")
+    random = np.random.default_rng(5)
+    for label in "ab":
+        save(data / label / "gray.png", random.integers(0, 256, (20, 7), dtype=np.uint8))
+        save(data / label / "deep.png", random.integers(0, 65536, (8, 8), dtype=np.uint16))
+        save(data / label / "alpha.png", random.integers(0, 256, (30, 40, 4), dtype=np.uint8))
+    return data
 
 
-def put(folder, name, value):
-    """Write an image whose content is decided by `value`."""
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(value).integers(0, 256, (9, 11, 3), dtype=np.uint8)
-    cv2.imwrite(str(path), pixels)
-    return path
+@pytest.mark.parametrize("color", ["rgb", "gray"])
+def test_training_sees_the_tensors_that_inference_makes(mixed, input_spec, color):
+    spec = input_spec(color=color, height=10, width=8, interpolation="area")
+    dataset = load_dataset(mixed, Data(), spec, 0)
+    for split in SPLITS:
+        examples = load_examples(dataset, split, spec)
+        samples = dataset.split(split)
+        assert examples.names == tuple(sample.name for sample in samples)
+        assert examples.labels.tolist() == ["ab".index(sample.label) for sample in samples]
+        assert examples.images.shape == (len(samples), 10, 8, spec.channels)
+        for sample, tensor in zip(samples, examples.images, strict=True):
+            assert np.array_equal(tensor, medinfer.preprocess(medinfer.read_image(sample.path, spec), spec))
 
 
-def fill(folder, *, classes=("a", "b"), count=20, start=0):
-    for k, label in enumerate(classes):
-        for i in range(count):
-            put(folder, f"{label}/{i}.png", start + 1000 * k + i)
+def test_tensors_larger_than_the_memory_allowed_lie_in_a_file_and_are_the_same(mixed, spec):
+    dataset = load_dataset(mixed, Data(), spec, 0)
+    size = len(dataset.split("train")) * 8 * 8 * 3
+    held = load_examples(dataset, "train", spec, budget=size)
+    filed = load_examples(dataset, "train", spec, budget=size - 1)
+    assert not isinstance(held.images, np.memmap)
+    assert isinstance(filed.images, np.memmap)
+    assert filed.images.shape == held.images.shape
+    assert filed.images.dtype == np.uint8
+    assert np.array_equal(filed.images, held.images)
+    assert np.array_equal(filed.labels, held.labels)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [".", "archive/cell_images", "Training", "train/train"],
-    ids=["class folders", "wrapped twice", "a train folder alone", "nested as Kaggle does"],
-)
-def test_classes_are_found_in_the_layouts_that_archives_have(tmp_path, layout):
-    fill(tmp_path / layout)
-    dataset = load_dataset(tmp_path, Data(), seed=0)
-    assert dataset.classes == ("a", "b")
-    assert len(dataset.samples) == 40
-    assert {len(dataset.split(name)) for name in ("validation", "test")} == {4}
+def test_each_image_looked_at_or_decoded_is_a_step_of_progress(tmp_path, fill, spec):
+    steps, totals = [], []
+
+    def on_found(found):
+        totals.append(len(found.samples))
+        return lambda: steps.append("looked")
+
+    dataset = load_dataset(fill(tmp_path), Data(), spec, 0, on_found)
+    assert totals == [40]
+    assert len(steps) == 40
+    load_examples(dataset, "test", spec, step=lambda: steps.append("decoded"))
+    assert steps.count("decoded") == len(dataset.split("test")) == 4
 
 
-def test_train_and_test_folders_fix_the_split_and_validation_is_drawn(tmp_path):
-    fill(tmp_path / "train/train")
-    fill(tmp_path / "test/test", count=6, start=500)
-    dataset = load_dataset(tmp_path, Data(), seed=0)
-    assert {sample.name.split("/")[0] for sample in dataset.split("test")} == {"test"}
-    assert len(dataset.split("test")) == 12
-    assert {sample.name.split("/")[0] for sample in dataset.split("validation")} == {"train"}
+def test_images_that_were_damaged_since_they_were_looked_at_are_named(tmp_path, fill, spec):
+    dataset = load_dataset(fill(tmp_path), Data(), spec, 0)
+    for sample in dataset.split("train"):
+        sample.path.write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="32 images cannot be used") as refused:
+        load_examples(dataset, "train", spec)
+    told = [line for line in str(refused.value).splitlines() if "not_an_image" in line]
+    assert [line.split(":")[0].strip() for line in told] == [sample.name for sample in dataset.split("train")[:10]]
 
 
-@settings(max_examples=25, deadline=None)
-@given(copies=st.lists(st.integers(0, 11), min_size=12, max_size=40), seed=st.integers(0, 1000))
-def test_a_drawn_split_never_separates_exact_copies(tmp_path_factory, copies, seed):
-    folder = tmp_path_factory.mktemp("copies")
-    for label, offset in (("a", 0), ("b", 100)):
-        for i, content in enumerate([*range(12), *copies]):  # every content once, some again
-            put(folder, f"{label}/{i}.png", offset + content)
-    dataset = load_dataset(folder, Data(validation=0.2, test=0.2), seed=seed)
-    where = {}
-    for sample in dataset.samples:
-        assert where.setdefault(sample.sha256, sample.split) == sample.split
+def test_splits_csv_holds_one_row_for_each_image(tmp_path, fill, put, spec):
+    data = fill(tmp_path / "data")
+    put(data / "a/conflict, too.png", 7777)
+    put(data / "b/conflict.png", 7777)
+    dataset = load_dataset(data, Data(patient="^([0-9]+|conflict)"), spec, 0)
+    write_splits(dataset, tmp_path / "splits.csv")
+    with (tmp_path / "splits.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "label", "split", "patient", "sha256"]
+    assert rows == [
+        [sample.name, sample.label, sample.split, sample.patient, facts.sha256]
+        for sample, facts in zip(dataset.samples, dataset.facts, strict=True)
+    ]
+    assert len(rows) == 42
+    assert {row[2] for row in rows} == {*SPLITS, "set-aside"}
+    assert all(row[4] for row in rows)
 
 
-def test_the_same_picture_under_two_labels_is_set_aside(tmp_path):
+def test_splits_csv_beside_the_images_is_a_manifest_of_the_same_split(tmp_path, fill, put, spec):
     fill(tmp_path)
-    put(tmp_path, "a/conflict.png", 7777)
-    put(tmp_path, "b/conflict.png", 7777)
-    dataset = load_dataset(tmp_path, Data(), seed=0)
-    assert {sample.name for sample in dataset.split("set-aside")} == {"a/conflict.png", "b/conflict.png"}
+    put(tmp_path / "a/conflict.png", 7777)
+    put(tmp_path / "b/conflict.png", 7777)
+    drawn = load_dataset(tmp_path, Data(), spec, 1)
+    write_splits(drawn, tmp_path / "splits.csv")
+    again = load_dataset(tmp_path / "splits.csv", Data(), spec, 2)
+    assert [sample.split for sample in again.samples] == [sample.split for sample in drawn.samples]
+    assert again.sha256 == drawn.sha256
 
 
-def test_a_test_folder_with_copies_of_training_images_is_refused_or_dropped_from_training(tmp_path):
-    fill(tmp_path / "Training")
-    fill(tmp_path / "Testing", count=5)  # the same contents as the first five of Training
-    with pytest.raises(UsageError, match="10 training images have an exact copy in the test folder") as refused:
-        load_dataset(tmp_path, Data(), seed=0)
-    assert refused.value.exit_code == 2
-    dataset = load_dataset(tmp_path, Data(on_leak="drop-from-train"), seed=0)
-    assert len(dataset.split("test")) == 10
-    kept = {sample.sha256 for sample in dataset.split("test")}
-    assert not kept & {sample.sha256 for sample in dataset.split("train") + dataset.split("validation")}
-
-
-def test_the_split_depends_on_the_seed_alone(tmp_path):
+def test_a_data_set_depends_on_its_files_and_the_seed_alone(tmp_path, fill, spec):
     fill(tmp_path)
-    first, again, other = (load_dataset(tmp_path, Data(), seed=seed) for seed in (3, 3, 4))
+    first, again, other = (load_dataset(tmp_path, Data(), spec, seed) for seed in (3, 3, 4))
     assert first == again
     assert first.sha256 == again.sha256
+    assert [sample.split for sample in first.samples] != [sample.split for sample in other.samples]
     assert first.sha256 != other.sha256
 
 
-def test_masks_are_left_out_by_glob(tmp_path):
-    fill(tmp_path)
-    put(tmp_path, "a/1_mask.png", 1)
-    put(tmp_path, "a/1_mask_1.png", 2)
-    samples = find_samples(tmp_path, ("*_mask.*", "*_mask_[0-9].*"))
-    assert not [sample for sample in samples if "mask" in sample.name]
-
-
-def test_labels_that_look_like_values_stay_strings(tmp_path):
-    fill(tmp_path, classes=("true", "false"))
-    assert load_dataset(tmp_path, Data(), seed=0).classes == ("false", "true")
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda f: None, "0 classes"),
-        (lambda f: fill(f, classes=("only",)), "classes found"),
-        (lambda f: (fill(f), (f / "empty").mkdir()), "holds no image"),
-        (lambda f: (fill(f), fill(f / "cell_images")), "holds folders, not images"),
-        (lambda f: fill(f, classes=("Normal", "normal ")), "differ only in case or space"),
-        (lambda f: fill(f, count=2), "has no image in the train split"),
-    ],
-    ids=["nothing", "one class", "an empty class", "a nested copy", "a misspelt class", "too few"],
-)
-def test_a_folder_that_cannot_be_learnt_from_is_refused_with_the_reason(tmp_path, make, message):
-    make(tmp_path)
-    with pytest.raises(UsageError, match=message):
-        load_dataset(tmp_path, Data(), seed=0)
-
-
-def test_unreadable_images_are_named(tmp_path):
-    fill(tmp_path)
-    (tmp_path / "a/3.png").write_bytes(b"no picture")
-    (tmp_path / "b/4.png").write_bytes(b"")
-    dataset = load_dataset(tmp_path, Data(), seed=0)
-    with pytest.raises(UsageError) as refused:
-        load_tensors(dataset.samples, SPEC)
-    assert "a/3.png: not_an_image" in str(refused.value)
-    assert "b/4.png: empty_file" in str(refused.value)
-
-
-def test_training_sees_the_tensors_that_inference_makes(tmp_path):
-    import medinfer
-
-    fill(tmp_path, count=3)
-    samples = find_samples(tmp_path)
-    tensors = load_tensors(samples, SPEC)
-    for sample, tensor in zip(samples, tensors, strict=True):
-        assert np.array_equal(tensor, medinfer.preprocess(medinfer.read_image(sample.path, SPEC), SPEC))
-
-
-def test_splits_csv_holds_one_row_for_each_image(tmp_path):
-    fill(tmp_path / "data")
-    dataset = load_dataset(tmp_path / "data", Data(), seed=0)
-    write_splits(dataset, tmp_path / "splits.csv")
-    rows = list(csv.DictReader((tmp_path / "splits.csv").read_text().splitlines()))
-    assert [(row["path"], row["label"], row["split"]) for row in rows] == [
-        (sample.name, sample.label, sample.split) for sample in dataset.samples
+def test_the_hash_changes_with_a_name_a_label_a_split_or_a_content(tmp_path, fill, spec):
+    dataset = load_dataset(fill(tmp_path), Data(), spec, 0)
+    sample, facts = dataset.samples[0], dataset.facts[0]
+    changed = [
+        replace(dataset, samples=(replace(sample, **change), *dataset.samples[1:]))
+        for change in ({"name": "a/00.png"}, {"label": "b"}, {"split": "set-aside"})
     ]
+    changed.append(replace(dataset, facts=(replace(facts, sha256="0" * 64), *dataset.facts[1:])))
+    assert len({dataset.sha256, *(other.sha256 for other in changed)}) == 5
+
+
+def test_the_hash_is_of_the_files_bytes(tmp_path, fill, spec):
+    before = load_dataset(fill(tmp_path), Data(), spec, 0)
+    pixels = cv2.imread(str(tmp_path / "b/7.png"))
+    cv2.imwrite(str(tmp_path / "b/7.png"), pixels ^ 1)
+    after = load_dataset(tmp_path, Data(), spec, 0)
+    assert [sample.split for sample in before.samples] == [sample.split for sample in after.samples]
+    assert before.sha256 != after.sha256
+
+
+def test_a_summary_counts_each_class_in_each_split(tmp_path, fill, put, manifest, spec):
+    fill(tmp_path, count=4)
+    splits = ("train", "train", "validation", "test")
+    rows = (f"{label}/{i}.png,{label},p{i},{split}" for label in "ab" for i, split in enumerate(splits))
+    put(tmp_path / "a/x.png", 7777)
+    put(tmp_path / "b/x.png", 7777)
+    dataset = load_dataset(manifest(tmp_path / "m.csv", *rows, "a/x.png,a,,", "b/x.png,b,,"), Data(), spec, 0)
+    summary = dataset.summary()
+    assert summary["images"] == 10
+    assert summary["patients"] == 4
+    assert summary["counts"] == {
+        "train": {"a": 2, "b": 2},
+        "validation": {"a": 1, "b": 1},
+        "test": {"a": 1, "b": 1},
+        "set-aside": {"a": 1, "b": 1},
+    }
+
+
+def test_an_examination_tells_the_gravest_first_and_refuses_nothing(tmp_path, fill, spec):
+    fill(tmp_path / "train", classes=("a", "b", "c"))
+    fill(tmp_path / "test", count=7)  # copies, and no image of `c`
+    dataset = examine(tmp_path, Data(), spec, 0)
+    lines = findings_text(dataset).splitlines()
+    assert lines[0] == f"{tmp_path}: 74 images, 3 classes"
+    assert lines[3] == "  c: 18 train, 2 validation"
+    told = [line.partition(":")[0] for line in lines[4:] if not line.startswith(" ")]
+    assert told == ["error", "error", "note"]
+    assert lines[4].startswith("error: leakage: 28 images")
+    assert lines[5:16] == [*(f"    {name}" for name in dataset.findings[0].examples[:10]), "    ... and 18 more"]
+    with pytest.raises(UsageError, match="class 'c' has no image in the test split"):
+        load_dataset(tmp_path, Data(), spec, 0)

