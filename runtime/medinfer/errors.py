@@ -37,7 +37,9 @@ class MedonnxError(Exception):
         self.hint: Final = hint
 
     def __str__(self) -> str:
-        return f"{self.message}. {self.hint}" if self.hint else self.message
+        # After a message of several lines the hint has a line of its own.
+        end = "" if self.message.endswith("\n") else ". "
+        return f"{self.message}{end}{self.hint}" if self.hint else self.message
 
 
 class UsageError(MedonnxError):

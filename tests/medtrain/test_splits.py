@@ -72,7 +72,7 @@ def test_a_drawn_split_never_parts_copies_or_a_patients_images_not_even_of_both_
     shares=st.tuples(st.floats(0.05, 0.3), st.floats(0.05, 0.3)),
     seed=st.integers(0, 1000),
 )
-def test_each_class_of_each_root_has_its_share_within_half_a_group(groups, shares, seed):
+def test_each_class_of_each_root_has_its_share_within_one_group(groups, shares, seed):
     rows = [(label, i, f"p{i}", root) for i, (label, root, size) in enumerate(groups) for _ in range(size)]
     samples, facts = described(rows)
     validation, test = shares
@@ -80,8 +80,8 @@ def test_each_class_of_each_root_has_its_share_within_half_a_group(groups, share
     totals = Counter((sample.label, sample.root) for sample in samples)
     counts = Counter((sample.split, sample.label, sample.root) for sample in split.samples)
     for (label, root), total in totals.items():
-        assert counts["validation", label, root] == pytest.approx(validation * total, abs=2 + 1e-6)
-        assert counts["test", label, root] == pytest.approx(test * total, abs=2 + 1e-6)
+        assert counts["validation", label, root] == pytest.approx(validation * total, abs=4)
+        assert counts["test", label, root] == pytest.approx(test * total, abs=4)
 
 
 def test_where_nothing_belongs_together_the_shares_are_exact():
@@ -269,7 +269,7 @@ def test_a_published_split_that_parts_copies_is_refused_unless_leaks_are_allowed
     parted = {
         name for i in range(20) for name in (f"a/{i}.png", f"a/{i} copy.png") if split[name] != split[f"a/{i}.png"]
     }
-    leak = found(dataset, "leakage")
+    leak = found(dataset, "drawn-leakage")
     assert leak.severity == "warning"
     assert leak.count == 2 * len(parted) > 0
     assert load_dataset(tmp_path, Data(), spec, 0).errors == []
@@ -316,7 +316,15 @@ def test_a_class_that_a_split_lacks_is_refused(tmp_path, fill, spec):
 
 
 def test_too_few_images_for_three_splits_are_refused(tmp_path, fill, spec):
-    dataset = examine(fill(tmp_path, count=4), Data(), spec, 0)
+    dataset = examine(fill(tmp_path, count=2), Data(), spec, 0)
     assert {error.message for error in dataset.errors} == {
-        f"class {label!r} has no image in the {split} split" for label in "ab" for split in ("validation", "test")
+        f"class {label!r} has no image in the validation split" for label in "ab"
     }
+
+
+def test_a_few_large_patients_still_give_every_split_each_class(tmp_path, fill, manifest, spec):
+    fill(tmp_path, count=20)
+    rows = [f"{label}/{i}.png,{label},p{i // 5}," for label in "ab" for i in range(20)]
+    dataset = load_dataset(manifest(tmp_path / "data.csv", *rows), Data(), spec, 0)
+    patients = {name: len({sample.patient for sample in dataset.split(name)}) for name in SPLITS}
+    assert patients == {"train": 2, "validation": 1, "test": 1}

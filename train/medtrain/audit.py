@@ -10,13 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from medtrain.layout import SET_ASIDE, Found, Sample
-from medtrain.splits import Finding
+from medtrain.splits import Finding, Severity
 from medtrain.survey import Facts, near_pairs
 
 # A class this many times as frequent as another.
 IMBALANCE = 3.0
 # The share of a majority guess's errors that knowing an attribute would save.
 SHORTCUT = 0.25
+ONCE = "(once)"
 Attribute = Callable[[Sample, Facts], str]
 ATTRIBUTES: dict[str, Attribute] = {
     "file format": lambda sample, facts: facts.format,
@@ -94,28 +95,39 @@ def _shortcuts(samples: Sequence[Sample], facts: Sequence[Facts]) -> list[Findin
     findings = []
     for root in sorted({sample.root for sample in samples}):
         rows = [(s, f) for s, f in zip(samples, facts, strict=True) if s.root == root and f.format]
+        where = f" in {root}" if root else ""
         for name, attribute in ATTRIBUTES.items():
-            known, guessed = predictability([attribute(s, f) for s, f in rows], [s.label for s, _ in rows])
-            if known - guessed < SHORTCUT * (1 - guessed) or guessed == 1:
-                continue
-            # A network does not see the file's name; whoever splits or sorts by it does.
-            severity = "note" if name == "file name" else "warning"
-            where = f" in {root}" if root else ""
-            message = (
-                f"the {name} alone predicts the label{where}: {known:.0%} right, {guessed:.0%} by the commonest class"
-            )
-            findings.append(Finding("shortcut", severity, message, len(rows)))  # type: ignore[arg-type]
+            told = _what_it_tells([attribute(s, f) for s, f in rows], [s.label for s, _ in rows])
+            if told:
+                # A network does not see the file's name; whoever splits or sorts by it does.
+                severity: Severity = "note" if name == "file name" else "warning"
+                findings.append(Finding("shortcut", severity, f"the {name} alone tells {told}{where}", len(rows)))
     return findings
+
+
+def _what_it_tells(values: Sequence[str], labels: Sequence[str]) -> str:
+    """Return what an attribute gives away: all labels, or one class against the rest; empty if neither."""
+    questions = [("the label", list(labels))]
+    if len(set(labels)) > 2:
+        questions += [
+            (f"{own!r} from the rest", [own if v == own else "" for v in labels]) for own in sorted(set(labels))
+        ]
+    for question, answers in questions:
+        known, guessed = predictability(values, answers)
+        if guessed < 1 and known - guessed >= SHORTCUT * (1 - guessed):
+            return f"{question} ({known:.0%} right, {guessed:.0%} by the commonest)"
+    return ""
 
 
 def predictability(values: Sequence[str], labels: Sequence[str]) -> tuple[float, float]:
     """Return how often the commonest label of the *other* samples with the same value is right, and without the value.
 
-    Leaving each sample out keeps values that occur once from seeming to predict anything.
+    Values that occur once are taken together: being like no other may itself betray the label.
     """
     if not labels:
         return 0.0, 0.0
-    overall = Counter(labels)
+    overall, times = Counter(labels), Counter(values)
+    values = [value if times[value] > 1 else ONCE for value in values]
     tables: dict[str, Counter[str]] = defaultdict(Counter)
     for value, label in zip(values, labels, strict=True):
         tables[value][label] += 1

@@ -148,6 +148,7 @@ def _remedy(dataset: Dataset) -> str:
     remedies: Mapping[str, str] = {
         "unreadable": "Remove the unreadable images, or leave them out with --skip-bad.",
         "leakage": 'Mend the split, set data.on_leak = "drop-from-train", or accept it with --allow-leakage.',
+        "drawn-leakage": "Leave data.keep_together on, or accept it with --allow-leakage.",
         "missing-class": "Add images, or change data.validation and data.test.",
     }
     return " ".join(dict.fromkeys(remedies[finding.kind] for finding in dataset.errors))

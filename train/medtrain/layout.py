@@ -8,8 +8,8 @@ often have it, and a second copy of everything inside (`cell_images/cell_images`
 from __future__ import annotations
 
 import csv
+import filecmp
 import fnmatch
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -82,14 +82,14 @@ def find_samples(data: Path, settings: Data) -> Found:
     _refuse_lookalikes(data, found.classes)
     samples = sorted(found.samples, key=lambda sample: sample.name)
     if settings.mix_folders:
-        samples = [replace(sample, split="") for sample in samples]
+        samples = [replace(s, split="") if s.split != SET_ASIDE else s for s in samples]
     if settings.patient is not None:
         samples = [_with_patient(sample, settings.patient) for sample in samples]
     return replace(found, samples=tuple(samples))
 
 
 class _Search:
-    """A walk through a folder, counting what it leaves out."""
+    """A walk through a folder, counting what it leaves out. `exclude` is for the names of files and folders alike."""
 
     def __init__(self, data: Path, exclude: Sequence[str]) -> None:
         self.data, self.exclude = data, exclude
@@ -97,81 +97,117 @@ class _Search:
         self.nested: list[str] = []
 
     def run(self, roots: Sequence[str]) -> Found:
-        top = self._unwrap(self.data)
-        chosen = [(folder, folder.name) for glob in roots for folder in sorted(top.glob(glob)) if folder.is_dir()]
-        if roots and not chosen:
-            hint = f"Expected folders like {', '.join(roots)} (data.roots)."
-            raise UsageError(f"{top}: none of the recipe's roots is here", hint=hint)
         samples = [
-            replace(sample, root=name)
-            for folder, name in chosen or [(top, "")]
+            replace(sample, root=folder.name if roots else "")
+            for folder in self._roots(roots)
             for sample in self._root_samples(self._unwrap(folder))
         ]
         return Found(tuple(samples), self.excluded, tuple(self.nested))
 
+    def _roots(self, globs: Sequence[str]) -> list[Path]:
+        """Return the folders that match, in the first folder on the way down that has any."""
+        if not globs:
+            return [self.data]
+        top = self.data
+        while True:
+            chosen = [f for f in self._folders(top) if any(fnmatch.fnmatch(f.name, glob) for glob in globs)]
+            if chosen:
+                return chosen
+            inner = self._unwrap_once(top)
+            if inner is None:
+                hint = f"Expected folders like {', '.join(globs)} (data.roots)."
+                raise UsageError(f"{top}: none of the recipe's roots is here", hint=hint)
+            top = inner
+
     def _root_samples(self, root: Path) -> list[Sample]:
-        splits = {folder: SPLIT_FOLDERS.get(folder.name.lower()) for folder in _folders(root)}
-        if not any(splits.values()):
+        folders = self._folders(root)
+        splits = {folder: SPLIT_FOLDERS[folder.name.lower()] for folder in folders if _names_split(folder)}
+        if not splits:
             return self._class_samples(root)
+        for folder in folders:
+            if folder not in splits and _holds_image(folder):
+                hint = "Move it away, or leave it out by data.exclude."
+                raise UsageError(f"{folder}: holds images beside the {next(iter(splits)).name} folder", hint=hint)
         return [
             replace(sample, split=split)
             for folder, split in splits.items()
-            if split
             for sample in self._class_samples(self._unwrap(folder))
         ]
 
     def _class_samples(self, folder: Path) -> list[Sample]:
         samples = []
-        for class_folder in _folders(folder):
+        for class_folder in self._folders(folder):
             images = self._images(class_folder)
-            if images:
+            if images and not any(map(_holds_image, self._folders(class_folder))):
                 samples += [Sample(path, self._name(path), class_folder.name) for path in images]
-            elif _is_copy(class_folder, folder):
+            elif not images and _is_copy(class_folder, folder):
                 self.nested.append(self._name(class_folder))
             else:
-                raise self._empty(class_folder)
+                raise self._no_class(class_folder)
+        if not samples and self._images(folder):
+            raise UsageError(f"{folder}: holds images, not class folders", hint="Expected a folder for each class.")
         return samples
 
-    def _empty(self, folder: Path) -> UsageError:
-        if _folders(folder):
-            hint = "Point to the folder whose folders are the classes; several of them are named by data.roots."
-            return UsageError(f"{folder}: holds folders, not images", hint=hint)
-        return UsageError(f"{folder}: holds no image", hint="Remove the folder, or point to another one.")
+    def _no_class(self, folder: Path) -> UsageError:
+        if self._folders(folder):
+            hint = "Point to the folder whose folders are the classes; other layouts are told by a .csv manifest."
+            return UsageError(f"{folder}: holds folders, not images alone", hint=hint)
+        return UsageError(f"{folder}: holds no image", hint="Remove the folder, or leave it out by data.exclude.")
+
+    def _folders(self, folder: Path) -> list[Path]:
+        return [path for path in _folders(folder) if not self._is_excluded(path)]
 
     def _images(self, folder: Path) -> list[Path]:
-        files = [path for path in _files(folder) if is_image_name(path.name) and not path.name.startswith(".")]
-        kept = [path for path in files if not any(fnmatch.fnmatch(path.name, glob) for glob in self.exclude)]
-        self.excluded += len(files) - len(kept)
+        images = _images(folder)
+        kept = [path for path in images if not self._is_excluded(path)]
+        self.excluded += len(images) - len(kept)
         return kept
+
+    def _is_excluded(self, path: Path) -> bool:
+        return any(fnmatch.fnmatch(path.name, glob) for glob in self.exclude)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.data).as_posix()
 
     def _unwrap(self, folder: Path) -> Path:
         """Look through folders that hold nothing but one other folder (train/train, archive/cell_images)."""
-        while len(inner := _folders(folder)) == 1 and not any(is_image_name(path.name) for path in _files(folder)):
-            folder = inner[0]
+        while inner := self._unwrap_once(folder):
+            folder = inner
         return folder
+
+    def _unwrap_once(self, folder: Path) -> Path | None:
+        inner = self._folders(folder)
+        # A lone folder of images is a class, not a wrapping.
+        return inner[0] if len(inner) == 1 and not _images(folder) and not _images(inner[0]) else None
 
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.is_dir())
-
-
-def _is_copy(folder: Path, original: Path) -> bool:
-    """Tell whether a folder repeats the folder that it lies in: the same classes, the same files by name and size."""
-    classes = _folders(folder)
-    return bool(classes) and all(
-        (original / inner.name).is_dir() and _listing(inner) <= _listing(original / inner.name) for inner in classes
+def _images(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if is_image_name(path.name) and not path.name.startswith(".") and not path.is_dir()
     )
 
 
-def _listing(folder: Path) -> set[tuple[str, int]]:
-    return {(entry.name, entry.stat().st_size) for entry in os.scandir(folder) if entry.is_file()}
+def _names_split(folder: Path) -> bool:
+    return folder.name.lower() in SPLIT_FOLDERS
+
+
+def _holds_image(folder: Path) -> bool:
+    """Tell whether an image lies anywhere below a folder."""
+    return bool(_images(folder)) or any(map(_holds_image, _folders(folder)))
+
+
+def _is_copy(folder: Path, original: Path) -> bool:
+    """Tell whether a folder repeats the folder that it lies in: its classes, and images of the same bytes."""
+    copies = [(image, original / inner.name / image.name) for inner in _folders(folder) for image in _images(inner)]
+    return bool(copies) and all(
+        second.is_file() and filecmp.cmp(first, second, shallow=False) for first, second in copies
+    )
 
 
 def _refuse_lookalikes(data: Path, labels: Iterable[str]) -> None:
@@ -185,7 +221,7 @@ def _refuse_lookalikes(data: Path, labels: Iterable[str]) -> None:
 
 def _with_patient(sample: Sample, pattern: str) -> Sample:
     match = re.search(pattern, sample.path.name)
-    if match is None:
+    if match is None or not match.group(1):
         hint = "Correct data.patient, or leave it out."
         raise UsageError(f"{sample.name}: {pattern!r} finds no patient in the name", hint=hint)
     return replace(sample, patient=match.group(1))
@@ -201,19 +237,20 @@ def read_manifest(path: Path) -> Found:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            lacking = {"path", "label"} - set(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    lacking = {"path", "label"} - set(rows[0] if rows else ())
     if lacking:
         hint = "The first line names the columns: path,label,patient,split (the last two if wanted)."
         raise UsageError(f"{path}: no column {' and '.join(sorted(lacking))}", hint=hint)
-    samples = [_row_sample(path.parent, row) for row in rows]
+    samples = [(line, _row_sample(path.parent, row)) for line, row in rows]
     problems = _row_problems(samples)
     if problems:
         shown = "\n  ".join(problems[:MOST_SHOWN])
         raise UsageError(f"{path}: {len(problems)} rows cannot be used:\n  {shown}")
-    return Found(tuple(samples))
+    return Found(tuple(sample for _, sample in samples))
 
 
 def _row_sample(folder: Path, row: dict[str, str | None]) -> Sample:
@@ -228,10 +265,10 @@ def _row_sample(folder: Path, row: dict[str, str | None]) -> Sample:
     )
 
 
-def _row_problems(samples: Sequence[Sample]) -> list[str]:
-    times = Counter(sample.name for sample in samples)
+def _row_problems(samples: Sequence[tuple[int, Sample]]) -> list[str]:
+    times = Counter(sample.name for _, sample in samples)
     problems = []
-    for line, sample in enumerate(samples, start=2):
+    for line, sample in samples:
         if not sample.name or not sample.label:
             problems.append(f"line {line}: no {'label' if sample.name else 'path'}")
         elif times[sample.name] > 1:

@@ -219,18 +219,27 @@ def load(name: str, overrides: Sequence[str] = (), *, variant: str = "", split: 
         RecipeError: No such recipe, variant or split, or a field is wrong; the message names it.
     """
     data = _read(name)
-    variants, splits = data.pop("variant", {}), data.pop("split", {})
+    variants, splits = (_tables(name, key, data.pop(key, {})) for key in ("variant", "split"))
     if variant:
         _merge(data, _named(variants, variant, f"recipe {name}: variant"))
         data["variant"] = variant
     if split:
-        _merge(data.setdefault("data", {}), _named(splits, split, f"recipe {name}: split"))
+        data["data"] = _tables(name, "data", data.get("data", {}), nested=False)
+        _merge(data["data"], _named(splits, split, f"recipe {name}: split"))
     for override in overrides:
         _override(data, override)
     try:
         return Recipe.from_json(data)
     except SpecError as error:
         raise RecipeError(f"recipe {name}: {error.path}: {error.problem}", hint=error.hint) from None
+
+
+def _tables(name: str, key: str, value: Any, *, nested: bool = True) -> dict[str, Any]:
+    """Return a table, or a table of tables; raises RecipeError for anything else."""
+    if not isinstance(value, dict) or (nested and not all(isinstance(item, dict) for item in value.values())):
+        hint = f"Write [{key}.NAME]." if nested else f"Write [{key}]."
+        raise RecipeError(f"recipe {name}: {key}: expected a table, got {value!r}", hint=hint)
+    return value
 
 
 def _named(tables: dict[str, Any], name: str, what: str) -> dict[str, Any]:

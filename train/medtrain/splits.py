@@ -46,17 +46,14 @@ def split_samples(samples: Sequence[Sample], facts: Sequence[Facts], settings: D
         result, conflicts = _set_conflicts_aside(result, by_name)
         findings += conflicts
     groups = _Groups(result, by_name, settings)
+    result = _follow_fixed(result, groups)
     result, leaks = _handle_fixed(result, groups, settings)
     findings += leaks
     result = _draw(result, groups, settings, seed)
     if not settings.keep_together:
-        findings += _leaks(result, _Groups(result, by_name, replace_together(settings)), settings)
+        together = Data.from_json({**settings.to_json(), "keep_together": True})
+        findings += _leaks(result, _Groups(result, by_name, together), settings, kind="drawn-leakage")
     return Split(tuple(result), (*findings, *_missing_classes(result)))
-
-
-def replace_together(settings: Data) -> Data:
-    """Return the settings with everything kept together that ought to be."""
-    return Data.from_json({**settings.to_json(), "keep_together": True})
 
 
 class _Groups:
@@ -128,6 +125,12 @@ def _set_conflicts_aside(samples: Sequence[Sample], facts: Mapping[str, Facts]) 
     return [replace(s, split=SET_ASIDE) if s.name in wrong else s for s in samples], [finding]
 
 
+def _follow_fixed(samples: list[Sample], groups: _Groups) -> list[Sample]:
+    """Put what is not fixed, and belongs to a picture or patient of a fixed test or validation set, there too."""
+    fixed = {groups.of(s.name): s.split for split in ("validation", "test") for s in samples if s.split == split}
+    return [replace(s, split=fixed.get(groups.of(s.name), "")) if not s.split else s for s in samples]
+
+
 def _handle_fixed(samples: list[Sample], groups: _Groups, settings: Data) -> tuple[list[Sample], list[Finding]]:
     """Deal with what a fixed split has on both sides: refuse, or let the later split keep it."""
     if settings.on_leak != "drop-from-train":
@@ -138,12 +141,12 @@ def _handle_fixed(samples: list[Sample], groups: _Groups, settings: Data) -> tup
         dropped |= {s.name for s in samples if s.split in earlier and groups.of(s.name) in kept}
     if not dropped:
         return samples, []
-    message = f"{len(dropped)} training images belong to pictures or patients of the test set; set aside"
+    message = f"{len(dropped)} images belong to pictures or patients of a later split; set aside"
     finding = Finding("leakage", "warning", message, len(dropped), tuple(sorted(dropped)))
     return [replace(s, split=SET_ASIDE) if s.name in dropped else s for s in samples], [finding]
 
 
-def _leaks(samples: Sequence[Sample], groups: _Groups, settings: Data) -> list[Finding]:
+def _leaks(samples: Sequence[Sample], groups: _Groups, settings: Data, kind: str = "leakage") -> list[Finding]:
     """Return what stands on both sides of a split."""
     sides = defaultdict(set)
     for sample in samples:
@@ -155,7 +158,7 @@ def _leaks(samples: Sequence[Sample], groups: _Groups, settings: Data) -> list[F
     allowed = settings.on_leak == "allow"
     verdict = "allowed, as asked for" if allowed else "the results would be too good"
     message = f"{len(leaked)} images have a copy or a patient in another split: {verdict}"
-    return [Finding("leakage", "warning" if allowed else "error", message, len(leaked), tuple(sorted(leaked)))]
+    return [Finding(kind, "warning" if allowed else "error", message, len(leaked), tuple(sorted(leaked)))]
 
 
 def _draw(samples: list[Sample], groups: _Groups, settings: Data, seed: int) -> list[Sample]:
@@ -171,16 +174,25 @@ def _draw(samples: list[Sample], groups: _Groups, settings: Data, seed: int) -> 
     totals = Counter(_stratum(sample) for sample in pool)
     drawn: dict[str, str] = {}
     for split, share in wanted:
-        missing = {stratum: share * total for stratum, total in totals.items()}
-        for group in [group for group in order if group not in drawn]:
-            counts = Counter(_stratum(sample) for sample in members[group])
-            # Take a group if that brings the counts nearer to the shares: the sum of squared gaps must fall.
-            if sum(count * (count - 2 * missing[stratum]) for stratum, count in counts.items()) < 0:
+        missing = Counter({stratum: share * total for stratum, total in totals.items()})
+        for group in order:
+            if group not in drawn and _gain(members[group], missing) > 0:
                 drawn[group] = split
-                for stratum, count in counts.items():
-                    missing[stratum] -= count
+                missing.subtract(Counter(map(_stratum, members[group])))
+        # A few large groups may all be larger than the share: better too many images of a class than none.
+        for label in sorted({sample.label for sample in pool}):
+            free = [g for g in order if g not in drawn and any(s.label == label for s in members[g])]
+            had = any(s.label == label for g in drawn if drawn[g] == split for s in members[g])
+            if not had and len(free) > 1:
+                drawn[max(free, key=lambda group: _gain(members[group], missing))] = split
     chosen = {sample.name: drawn.get(groups.of(sample.name), "train") for sample in pool}
     return [replace(s, split=chosen[s.name]) if s.name in chosen else s for s in samples]
+
+
+def _gain(group: Sequence[Sample], missing: Mapping[tuple[str, str], float]) -> float:
+    """Return by how much the sum of squared gaps to the shares falls if a group is taken."""
+    counts = Counter(map(_stratum, group))
+    return sum(count * (2 * missing[stratum] - count) for stratum, count in counts.items())
 
 
 def _stratum(sample: Sample) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from medinfer.errors import ImageError
 from medinfer.headers import read_header
 from medinfer.images import Image, read_file, read_image
+from medinfer.pixels import preprocess
 from medinfer.spec import InputSpec
 from medinfer.stream import available_cores, ordered_map
 from medtrain.layout import Sample
@@ -62,6 +63,7 @@ def _facts(sample: Sample, spec: InputSpec) -> Facts:
         data = read_file(sample.path)
         digest = hashlib.sha256(data).hexdigest()
         image: Any = read_image(data, spec)
+        preprocess(image, spec)  # may refuse it too
         kind, mode = _kind(data)
     except ImageError as error:
         return Facts(sha256=digest, error=f"{error.code}: {error.message}")
