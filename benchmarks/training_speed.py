@@ -1,9 +1,10 @@
 """Training on the CPU, images a second: our loop against Keras, on the same networks, batch and machine, in float32.
 
-    python -m benchmarks.training_speed [--rounds 3] [--keras PYTHON]
+    python -m benchmarks.training_speed [--rounds 3] [--only malaria_cnn] [--keras PYTHON]
 
 PYTHON is an interpreter with tensorflow (`make bench-training` makes one). Contestants take turns in fresh processes;
-what is printed are medians over rounds of each process's median batch, without the first five. `ours, plain heap` is
+what is printed are medians over rounds of each process's median batch, without the first five, and the
+median of the rounds' ratios: a shared machine is faster at one time than at another. `ours, plain heap` is
 our loop without the kept heap; its weights must come out the same, bit for bit, and the script says so.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -27,6 +29,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=list(NETWORKS), help="One network.")
     parser.add_argument("--keras", help="A Python with tensorflow.")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -37,7 +40,7 @@ def main() -> None:
     contestants["ours, plain heap"] = [*contestants["ours"][:-1], "plain"]
     if options.keras:
         contestants["keras"] = [options.keras, str(Path(__file__).with_name("keras_training.py"))]
-    for network in NETWORKS:
+    for network in [options.only] if options.only else NETWORKS:
         _compare(network, contestants, options.rounds)
 
 
@@ -46,7 +49,7 @@ def _compare(network: str, contestants: dict[str, list[str]], rounds: int) -> No
     weights: dict[str, set[str]] = {name: set() for name in contestants}
     side, channels, batches = NETWORKS[network]
     for _ in range(rounds):
-        for name, command in contestants.items():
+        for name, command in sorted(contestants.items(), key=lambda _: random.random()):
             shape = [network] if "keras" not in name else [network, *map(str, (side, channels, batches, BATCH))]
             done = subprocess.run([*command, *shape], check=True, capture_output=True, text=True)
             result = json.loads(done.stdout.splitlines()[-1])
@@ -57,9 +60,8 @@ def _compare(network: str, contestants: dict[str, list[str]], rounds: int) -> No
     same = weights["ours"] == weights["ours, plain heap"] and len(weights["ours"]) == 1
     print(f"{network:14} kept heap leaves the weights bit-identical: {'yes' if same else 'NO'}")
     if "keras" in speeds:
-        print(
-            f"{network:14} ours / keras: {statistics.median(speeds['ours']) / statistics.median(speeds['keras']):.2f}"
-        )
+        ratios = [round(ours / keras, 2) for ours, keras in zip(speeds["ours"], speeds["keras"], strict=True)]
+        print(f"{network:14} ours / keras: {statistics.median(ratios):.2f}  (each round: {ratios})")
 
 
 def _ours(heap: str, name: str) -> None:

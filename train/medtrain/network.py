@@ -76,7 +76,8 @@ class SmallCnn(nn.Module):
         stages: list[nn.Module] = []
         for width in widths:
             convolution = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-            stages += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+            # Pooling before ReLU gives the same numbers as after it, and leaves a quarter of the work.
+            stages += [convolution, nn.BatchNorm2d(width), nn.MaxPool2d(2), nn.ReLU(inplace=True)]
             in_channels = width
         self.features = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -88,7 +89,7 @@ class SmallCnn(nn.Module):
 
 
 class PlainCnn(nn.Module):
-    """Unpadded 3x3 convolutions, each with ReLU and max pooling; then dense layers on all that is left.
+    """Unpadded 3x3 convolutions, each with max pooling and ReLU; then dense layers on all that is left.
 
     As Keras tutorials build them, with Keras's initialisation (Glorot & Bengio 2010, uniform).
     """
@@ -107,7 +108,7 @@ class PlainCnn(nn.Module):
         sides = list(size)
         stages: list[nn.Module] = []
         for width, pool in zip(widths, pools, strict=True):
-            stages += [nn.Conv2d(in_channels, width, 3), nn.ReLU(inplace=True), nn.MaxPool2d(pool)]
+            stages += [nn.Conv2d(in_channels, width, 3), nn.MaxPool2d(pool), nn.ReLU(inplace=True)]
             sides = [(side - 2) // pool for side in sides]
             in_channels = width
         if min(sides) < 1:
