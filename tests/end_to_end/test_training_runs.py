@@ -154,13 +154,22 @@ def test_a_full_disk_ends_with_7_and_leaves_the_last_save_whole(chain, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} <= {"splits.csv"}
 
 
-def test_a_device_out_of_memory_is_told_with_the_batch_size(chain, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "python"],
+)
+def test_running_out_of_memory_is_told_with_the_batch_size(chain, tmp_path, monkeypatch, error):
     from medinfer.errors import ResourceError
     from medtrain import fit
     from medtrain.recipe import load
 
     def exhausted(*_):
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(fit.Trainer, "run", exhausted)
     with pytest.raises(ResourceError, match="batches of 32") as told:

@@ -90,7 +90,9 @@ def fit(data: Path | None, recipe: Recipe, options: Options) -> dict[str, Any]:
     try:
         run = _Run(dataset, recipe, options, created)
         run.train(saved)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
         hint = "Lower training.batch_size; the last save is whole."
         message = f"the {options.device} has no memory for batches of {recipe.training.batch_size}"
         raise ResourceError(message, hint=hint) from None
@@ -98,6 +100,11 @@ def fit(data: Path | None, recipe: Recipe, options: Options) -> dict[str, Any]:
     if options.speaks:
         tell(f"\nTest set ({measured['test']['images']} images):\n{as_text(measured['test'])}")
     return measured
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out: on a CPU torch says so in a RuntimeError's words alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _saved_state(options: Options) -> dict[str, Any] | None:
