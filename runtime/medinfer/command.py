@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -52,7 +53,8 @@ def run(command: click.Command, name: str) -> NoReturn:
 
 def tell(message: str) -> None:
     """Say something to the person: on standard error, for standard output is for results."""
-    click.echo(message, err=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody listens: no reason to end a run of hours
+        click.echo(message, err=True)
 
 
 def _guarded(main: Callable[[], Any], *, debug: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -62,8 +63,9 @@ class Progress:
 
     def _show(self, text: str, end: str) -> None:
         start = "\r\033[K" if self._terminal else ""
-        self._stream.write(f"{start}{text}{end}")
-        self._stream.flush()
+        with contextlib.suppress(BrokenPipeError):  # nobody listens: no reason to end a run of hours
+            self._stream.write(f"{start}{text}{end}")
+            self._stream.flush()
 
     def _line(self, seconds: float) -> str:
         rate = self._done / seconds if seconds else 0.0

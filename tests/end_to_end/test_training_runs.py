@@ -96,6 +96,38 @@ def test_tensorboard_gets_a_curve_for_each_figure(chain, run, tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+def test_a_refused_run_leaves_earlier_results_and_nothing_of_its_own(chain, run, tmp_path):
+    refusals = [
+        (tmp_path / "nowhere", ()),
+        (chain / "phantom", ("--weights", "absent.pth")),
+        (chain / "phantom", ("--set", "positive=['absent']")),
+        (chain / "phantom", ("--arch", "vit_b_16")),  # wants 224 px
+        (chain / "phantom", ("--set", "network.pool=max")),
+    ]
+    (tmp_path / "ckpt.pt").write_bytes(b"hours of work")
+    for data, words in refusals:
+        refused = run("medtrain", "fit", data, *QUICK, *words, "--out", tmp_path, "--overwrite", cwd=tmp_path)
+        assert refused.returncode == 2, refused.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pt"], words
+    assert (tmp_path / "ckpt.pt").read_bytes() == b"hours of work"
+
+
+def test_a_run_never_writes_over_what_it_reads(chain, run, tmp_path):
+    manifest = tmp_path / "splits.csv"
+    manifest.write_text("path,label\n")
+    refused = run("medtrain", "fit", manifest, "--overwrite", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--out" in refused.stderr
+    assert manifest.read_text() == "path,label\n"
+
+
+def test_a_network_that_cannot_be_had_is_refused_before_the_others_are_trained(chain, run, tmp_path):
+    for archs in ("small_cnn,resnet81", "small_cnn,", "small_cnn,small_cnn"):
+        refused = run("medtrain", "fit", chain / "phantom", *QUICK, "--arch", archs, "--out", tmp_path, cwd=chain)
+        assert refused.returncode == 2
+        assert list(tmp_path.iterdir()) == []
+
+
 SHARED_WEIGHTS = """
 import hashlib, sys
 from pathlib import Path
@@ -107,8 +139,8 @@ process = join_processes("cpu")
 recipe = load("phantom", ["training.epochs=2", "training.batch_size=33"])
 options = fit.Options(out=Path(sys.argv[2]), process=process, quiet=True)
 dataset = fit.read_dataset(Path(sys.argv[1]), recipe, shown=False)
-run = fit._Run(dataset, recipe, options, "2024-05-06T07:08:09+00:00")
-run.train(None)
+run = fit._Run(dataset, recipe, options, None)
+run.train()
 digest = hashlib.sha256()
 for name, value in sorted(run.classifier.state_dict().items()):
     digest.update(name.encode() + value.numpy().tobytes())

@@ -144,3 +144,24 @@ def test_a_configuration_survives_the_checkpoint():
     assert NetworkConfig.from_json(wanted.to_json()) == wanted
     first, again = build_network(wanted), build_network(NetworkConfig.from_json(wanted.to_json()))
     again.load_state_dict(first.state_dict())
+
+
+def test_the_heads_dropout_is_the_only_one_before_the_last_layer():
+    for arch in ("efficientnet_b0", "mobilenet_v2", "vgg11"):
+        network = build_network(config(arch, dropout=0.0))
+        name, _ = head_of(network)
+        siblings = list(network.get_submodule(name.rpartition(".")[0]))
+        assert not isinstance(siblings[-2], torch.nn.Dropout)
+
+
+def test_weights_without_batch_counters_are_taken_and_those_of_a_deeper_network_refused(tmp_path):
+    wanted = config("resnet18")
+    source = build_network(wanted)
+    state = {name: value for name, value in source.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    network = build_network(wanted)
+    load_weights(network, wanted, str(tmp_path / "old.pth"))
+    assert torch.equal(network.conv1.weight, source.conv1.weight)
+    torch.save(build_network(config("resnet34")).state_dict(), tmp_path / "deeper.pth")
+    with pytest.raises(UsageError, match="convolutions more"):
+        load_weights(network, wanted, str(tmp_path / "deeper.pth"))

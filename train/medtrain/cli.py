@@ -83,8 +83,21 @@ def _load_recipe(
 @click.option("--overwrite", is_flag=True, help="Start afresh, replacing an earlier run's results.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that augment; by default all cores.")
-@click.option("--memory", type=float, default=4.0, show_default=True, help="GiB of decoded images; more go to disk.")
-@click.option("--save-every", default=60.0, show_default=True, metavar="SECONDS", help="How often last.pt is saved.")
+@click.option(
+    "--memory",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="GiB for a split's images; more go to disk.",
+)
+@click.option(
+    "--save-every",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often last.pt is saved.",
+)
 @click.option("--tensorboard", is_flag=True, help="Write curves for TensorBoard below --out.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 def fit(
@@ -94,7 +107,7 @@ def fit(
     overwrite: bool,
     device: str,
     workers: int | None,
-    memory: float,
+    memory: int,
     save_every: float,
     tensorboard: bool,
     quiet: bool,
@@ -120,7 +133,7 @@ def fit(
         save_seconds=save_every,
         device=device,
         workers=workers,
-        memory=int(memory * 2**30),
+        memory=memory << 30,
         tensorboard=tensorboard,
         quiet=quiet,
         process=join_processes(device),
@@ -241,12 +254,16 @@ def _prepare_torch(device: str) -> str:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # It would overwrite all new memory, a quarter of the time of a CPU's training step: for what nothing ever reads.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.partition(":")[0] not in ("cpu", "cuda"):
+    kind, colon, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
         raise UsageError(f"device: {device!r} is not one of auto, cpu, cuda, cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ProviderError(f"{device}: torch finds no CUDA device", hint="Run with --device cpu.")
+    if number and int(number) >= torch.cuda.device_count():
+        raise ProviderError(f"{device}: torch finds {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from medinfer.errors import UsageError
 from medinfer.files import atomic_file
 from medinfer.schema import Schema
-from medtrain.fit import Options, fit
+from medtrain.fit import Options, fit, new_classifier
+from medtrain.network import network_config
 from medtrain.recipe import Network, Recipe
 
 BOARD = "leaderboard.json"
@@ -26,8 +27,15 @@ def compare(data: Path | None, recipe: Recipe, archs: Sequence[str], options: Op
     Raises:
         UsageError: An architecture is named twice; and whatever `fit` raises.
     """
-    if len(set(archs)) < len(archs):
-        raise UsageError(f"arch: {','.join(archs)} names a network twice")
+    archs = [arch.strip() for arch in archs]
+    if len(set(archs)) < len(archs) or "" in archs:
+        raise UsageError(f"arch: {','.join(archs)} names a network twice, or none")
+    for arch in archs:
+        _check(_with_arch(recipe, arch))  # before hours are spent on the first
+    if (options.out / "last.pt").exists():
+        raise UsageError(
+            f"{options.out}: holds last.pt of a run of one network", hint="Name another folder with --out."
+        )
     kept = options.out / "ckpt.pt"
     if kept.exists() and not (options.resume or options.overwrite):
         hint = "Pass --resume to go on, --overwrite to start afresh, or --out another folder."
@@ -44,6 +52,14 @@ def compare(data: Path | None, recipe: Recipe, archs: Sequence[str], options: Op
         with atomic_file(kept, binary=True) as file, (options.out / board[0]["folder"] / "ckpt.pt").open("rb") as best:
             shutil.copyfileobj(best, file)
     return board
+
+
+def _check(recipe: Recipe) -> None:
+    """Raise what building the network would."""
+    spec = recipe.input
+    new_classifier(
+        network_config(recipe.network, classes=2, in_channels=spec.channels, size=(spec.height, spec.width)), recipe
+    )
 
 
 def _with_arch(recipe: Recipe, arch: str) -> Recipe:

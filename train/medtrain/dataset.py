@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -211,4 +212,7 @@ def _allocate(shape: tuple[int, ...], budget: int) -> Images:
         return np.empty(shape, np.uint8)
     # The file has no name: the system frees it with the array, however the process ends.
     with tempfile.TemporaryFile(prefix="medtrain-") as file:
-        return np.memmap(file, np.uint8, "w+", shape=shape)
+        # Ask for all of it now: a disk that fills up later would end the process without a word.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape, dtype=np.int64)))
+        return np.memmap(file, np.uint8, "r+", shape=shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-hea
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to run, as opposed to what to compute: none of these changes a number."""
+    """How to run, as opposed to what to compute: but for the device and the processes none changes a number."""
 
     out: Path
     resume: bool = False
@@ -75,28 +76,27 @@ def fit(data: Path | None, recipe: Recipe, options: Options) -> dict[str, Any]:
         ResourceError: The disk or the memory is full.
     """
     start = time.monotonic()
+    _refuse_earlier_results(data, recipe, options)
     saved = _saved_state(options)
     options.process.same_for_all(0)  # nobody writes before all have looked
-    options.out.mkdir(parents=True, exist_ok=True)
     dataset = _dataset(data, recipe, options)
+    _check_positive(recipe, dataset)
     if saved:
         _check_same_run(saved, recipe, dataset)
         if saved["finished"]:
-            tell(f"{options.out / 'last.pt'}: this run is finished; nothing to do.")
+            if options.speaks:
+                tell(f"{options.out / 'last.pt'}: this run is finished; nothing to do.")
             return dict(json.loads((options.out / "metrics.json").read_text(encoding="utf-8")))
-    if options.process.is_first:
-        write_splits(dataset, options.out / "splits.csv")
-    created = saved["created"] if saved else datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        run = _Run(dataset, recipe, options, created)
-        run.train(saved)
+        run = _Run(dataset, recipe, options, saved)
+        run.train()
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
         hint = "Lower training.batch_size; the last save is whole."
         message = f"the {options.device} has no memory for batches of {recipe.training.batch_size}"
         raise ResourceError(message, hint=hint) from None
-    measured = run.finish(time.monotonic() - start)
+    measured = run.finish(start)
     if options.speaks:
         tell(f"\nTest set ({measured['test']['images']} images):\n{as_text(measured['test'])}")
     return measured
@@ -107,26 +107,46 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _saved_state(options: Options) -> dict[str, Any] | None:
-    """Return what --resume goes on from; refuse to write over an earlier run unasked."""
-    last = options.out / "last.pt"
-    if options.resume:
-        if not last.exists() and not (options.out / "ckpt.pt").exists():
-            return None  # killed before the first save: starting is resuming
-        return load(last)
-    present = [name for name in RESULTS if (options.out / name).exists()]
-    if present and not options.overwrite:
+def _refuse_earlier_results(data: Path | None, recipe: Recipe, options: Options) -> None:
+    """Refuse to write over an earlier run unasked, and over what this one reads in any case."""
+    if options.resume and options.overwrite:
+        raise UsageError("--resume and --overwrite contradict each other", hint="Pass one of them.")
+    results = {name: options.out / name for name in RESULTS}
+    for read in (data, Path(recipe.network.weights)):
+        if read is not None and any(read.resolve() == path.resolve() for path in results.values()):
+            hint = "Name another folder with --out."
+            raise UsageError(f"{read}: this run would write over what it reads", hint=hint)
+    present = [name for name, path in results.items() if path.exists()]
+    if present and not (options.resume or options.overwrite):
         hint = "Pass --resume to go on, --overwrite to start afresh, or --out another folder."
         raise UsageError(f"{options.out}: holds {', '.join(present)} of an earlier run", hint=hint)
-    for name in present:
-        (options.out / name).unlink(missing_ok=True)
-    return None
+
+
+def _saved_state(options: Options) -> dict[str, Any] | None:
+    """Return what --resume goes on from."""
+    last = options.out / "last.pt"
+    if not options.resume:
+        return None
+    if not last.exists():
+        # Killed before the first save: starting is resuming.
+        if options.speaks:
+            tell(f"Note: there is no {last} to go on from; starting at the beginning.")
+        return None
+    return load(last)
+
+
+def _check_positive(recipe: Recipe, dataset: Dataset) -> None:
+    missing = set(recipe.positive) - set(dataset.classes)
+    if missing:
+        hint = f"The classes are {', '.join(dataset.classes)}; correct the recipe's positive."
+        raise UsageError(f"positive: no class {', '.join(sorted(missing))} in {dataset.data}", hint=hint)
 
 
 def _dataset(data: Path | None, recipe: Recipe, options: Options) -> Dataset:
     if data is None:
         data = options.out / "phantom"
         if options.process.is_first:
+            options.out.mkdir(parents=True, exist_ok=True)
             with Progress("Drawing the phantom", unit="files", enabled=options.speaks):
                 write_phantom(data)
         options.process.same_for_all(0)
@@ -156,8 +176,9 @@ def read_dataset(data: Path, recipe: Recipe, *, shown: bool) -> Dataset:
 def _check_same_run(saved: Mapping[str, Any], recipe: Recipe, dataset: Dataset) -> None:
     hint = "Start afresh with --overwrite, or in another folder with --out."
     try:
-        if saved["recipe"] != describe(recipe):
-            raise UsageError("last.pt was trained by another recipe", hint=hint)
+        changed = _first_difference(saved["recipe"], describe(recipe))
+        if changed:
+            raise UsageError(f"last.pt was trained by another recipe: {changed} differs", hint=hint)
         if saved["data_sha256"] != dataset.sha256:
             raise UsageError(f"{dataset.data}: not the images that last.pt was trained on", hint=hint)
     except KeyError as error:
@@ -166,19 +187,34 @@ def _check_same_run(saved: Mapping[str, Any], recipe: Recipe, dataset: Dataset) 
         tell(f"Note: last.pt was saved by torch {saved['torch']}; this one may round otherwise.")
 
 
+def _first_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> str:
+    """Return the dotted name of a field that differs, or nothing; what a recipe says of itself decides no number."""
+    for key in sorted(set(saved) | set(wanted)):
+        first, second = saved.get(key), wanted.get(key)
+        if first == second or path + key in ("title", "about"):
+            continue
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            return _first_difference(first, second, f"{path}{key}.")
+        return path + key
+    return ""
+
+
 class _Run:
     """One run's parts: they are made once, and what is written is made from them."""
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, options: Options, created: str) -> None:
-        self.dataset, self.recipe, self.options, self.created = dataset, recipe, options, created
-        self.spec = _spec(dataset, recipe, created)
+    def __init__(self, dataset: Dataset, recipe: Recipe, options: Options, saved: Mapping[str, Any] | None) -> None:
+        self.dataset, self.recipe, self.options = dataset, recipe, options
+        self.created = saved["created"] if saved else datetime.now(UTC).isoformat(timespec="seconds")
+        self.seconds = saved["seconds"] if saved else 0.0
+        self.start = time.monotonic()
+        self.spec = _spec(dataset, recipe, self.created)
         self.config = network_config(
             recipe.network,
             classes=len(dataset.classes),
             in_channels=recipe.input.channels,
             size=(recipe.input.height, recipe.input.width),
         )
-        self.classifier = _new_classifier(self.config, recipe).to(options.device)
+        self.classifier = new_classifier(self.config, recipe, start=saved is None).to(options.device)
         self.trainer = Trainer(
             self.classifier,
             recipe,
@@ -187,12 +223,21 @@ class _Run:
             process=options.process,
             workers=options.workers,
         )
+        if saved:
+            self.trainer.restore(saved["trainer"])
+        elif options.process.is_first:
+            self._clear()
 
-    def train(self, saved: Mapping[str, Any] | None) -> None:
+    def _clear(self) -> None:
+        """Make room for the results, now that nothing stands in the way of getting some."""
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        for name in RESULTS:
+            (self.options.out / name).unlink(missing_ok=True)
+        write_splits(self.dataset, self.options.out / "splits.csv")
+
+    def train(self) -> None:
         """Run the loop to its end, saving as it goes."""
         trainer, options = self.trainer, self.options
-        if saved:
-            trainer.restore(saved["trainer"])
         due = Interval(options.save_seconds)
         steps = self.recipe.training.epochs * trainer.batches
         with (
@@ -202,25 +247,30 @@ class _Run:
         ):
             progress.step(trainer.progress.epoch * trainer.batches + trainer.progress.batch)
 
-            def on_batch(loss: float) -> None:
-                progress.step(note=f"loss {loss:.3f}")
+            def save(*, now: bool) -> None:
                 leaves = options.process.same_for_all(interruption.requested) > 0
-                if leaves or due.is_due():
+                if leaves or now:
                     self._save_last(finished=False)
                 if leaves:
                     interruption.leave()
 
+            def on_batch(loss: float) -> None:
+                progress.step(note=f"loss {loss:.3f}")
+                save(now=due.is_due())
+
             def on_epoch() -> None:
                 self._report_epoch()
                 curves.add(trainer.progress.history[-1])
+                # last.pt first: it holds the best weights too, so a run killed in between goes on.
+                save(now=True)
                 if trainer.best_epoch == trainer.progress.epoch - 1:
                     self._save_best({})
-                self._save_last(finished=False)
 
             trainer.run(on_batch, on_epoch)
 
-    def finish(self, seconds: float) -> dict[str, Any]:
+    def finish(self, start: float) -> dict[str, Any]:
         """Measure the best weights on validation and test images, and write the results."""
+        seconds = self.seconds + time.monotonic() - start
         self.classifier.load_state_dict(self.trainer.progress.best_state)
         measured: dict[str, Any] = {name: self._measure(name) for name in ("validation", "test")}
         measured["best_epoch"] = self.trainer.best_epoch + 1
@@ -285,16 +335,42 @@ class _Run:
             "recipe": describe(self.recipe),
             "data_sha256": self.dataset.sha256,
             "finished": finished,
+            "seconds": self.seconds + time.monotonic() - self.start,
             "trainer": self.trainer.state(),
         }
         save(state, self.options.out / "last.pt")
 
 
-def _new_classifier(config: NetworkConfig, recipe: Recipe) -> nn.Module:
+def new_classifier(config: NetworkConfig, recipe: Recipe, *, start: bool = True) -> nn.Module:
+    """Build what is trained, with the recipe's weights unless others will replace them.
+
+    Raises:
+        UsageError: The recipe's network cannot be built, does not take its input, or has no such weights.
+    """
     torch.manual_seed(recipe.training.seed)
-    network = build_network(config)
-    load_weights(network, config, recipe.network.weights)
-    return Classifier(network, recipe.input.mean, recipe.input.std)
+    try:
+        network = build_network(config)
+    except CheckpointError as error:
+        raise UsageError(f"network: {error.message}", hint=error.hint) from None
+    classifier = Classifier(network, recipe.input.mean, recipe.input.std)
+    _try_out(classifier, config, recipe)
+    if start:
+        load_weights(network, config, recipe.network.weights)
+    return classifier
+
+
+def _try_out(classifier: nn.Module, config: NetworkConfig, recipe: Recipe) -> None:
+    """Run two black pictures through a copy: some networks want a size of their own, or do not answer logits."""
+    pixels = torch.zeros(2, config.in_channels, recipe.input.height, recipe.input.width, dtype=torch.uint8)
+    try:
+        answer: Any = copy.deepcopy(classifier).train()(pixels)
+        reason = "" if isinstance(answer, torch.Tensor) and answer.shape == (2, config.head.classes) else "no logits"
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+    if reason:
+        size = f"{recipe.input.width}x{recipe.input.height}"
+        hint = "Change input.width and input.height, or network.arch."
+        raise UsageError(f"network: {config.arch} does not take pictures of {size}: {reason}", hint=hint)
 
 
 def _spec(dataset: Dataset, recipe: Recipe, created: str) -> ModelSpec:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medinfer.agreement import softmax
-from medinfer.errors import DivergenceError
+from medinfer.errors import DivergenceError, UsageError
 from medinfer.metrics import macro_auc
 from medinfer.stream import available_cores, ordered_map
 from medtrain.augment import augment
@@ -77,10 +77,14 @@ class Trainer:
         process: Process | None = None,
         workers: int | None = None,
     ) -> None:
+        process = process or Process()
+        if recipe.training.batch_size < 2 * process.count:
+            message = f"training.batch_size: {recipe.training.batch_size} is too small for {process.count} processes"
+            raise UsageError(message, hint=f"At least {2 * process.count}: BatchNorm needs two images.")
         self.classifier = classifier.to(memory_format=torch.channels_last)
         self.recipe = recipe
         self.train, self.validation = train, validation
-        self.process = process or Process()
+        self.process = process
         self.workers = workers or available_cores()
         self.device = next(classifier.parameters()).device
         self.optimizer = _optimizer(classifier, recipe.training)
@@ -208,7 +212,7 @@ class Trainer:
         where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
         return DivergenceError(
             f"the loss became {loss} in {where} (rate {rate:.2g}; {len(chosen)} images, the first {names})",
-            hint="Lower training.learning_rate; ckpt.pt holds the best epoch before.",
+            hint="Lower training.learning_rate; ckpt.pt, if there is one, holds the best epoch before.",
         )
 
     def _finish_epoch(self) -> None:
@@ -224,7 +228,7 @@ class Trainer:
         if not math.isfinite(row["validation_loss"]):
             raise DivergenceError(
                 f"the validation loss became {row['validation_loss']} in epoch {progress.epoch + 1}",
-                hint="Lower training.learning_rate; ckpt.pt holds the best epoch before.",
+                hint="Lower training.learning_rate; ckpt.pt, if there is one, holds the best epoch before.",
             )
         progress.history.append(row)
         if self.best_epoch == progress.epoch:

@@ -219,6 +219,7 @@ def build_network(config: NetworkConfig) -> nn.Module:
             return cast(nn.Module, kind(config.in_channels, config.head, **config.kwargs))
         network = _build_timm(config) if config.source == "timm" else _build_torchvision(config)
         name, last = _last_linear(network)
+        _drop_dropout_before(network, name)
         _replace(network, name, Head(last.in_features, config.head))
         return network
     except (TypeError, ValueError, RuntimeError) as error:
@@ -255,6 +256,16 @@ def _last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
     if not linears:
         raise ValueError("it has no linear layer to replace by a head")
     return linears[-1]
+
+
+def _drop_dropout_before(network: nn.Module, name: str) -> None:
+    """Take out the dropout that stands right before the last layer: the head has its own."""
+    parent, _, child = name.rpartition(".")
+    siblings = network.get_submodule(parent)
+    if not isinstance(siblings, nn.Sequential) or not child.isdigit() or int(child) == 0:
+        return
+    if isinstance(siblings[int(child) - 1], nn.Dropout):
+        siblings[int(child) - 1] = nn.Identity()
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:

@@ -40,7 +40,8 @@ class Precision:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state()` returned."""
-        self._scaler.load_state_dict(state)
+        if state and self._scaler.is_enabled():
+            self._scaler.load_state_dict(state)
 
 
 def _native(device: torch.device) -> torch.dtype:

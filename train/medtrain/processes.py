@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from medinfer.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Process:
@@ -51,6 +53,8 @@ def join_processes(device: str) -> Process:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Process()
+    if ":" in device:
+        raise UsageError(f"device: {device} is one device for {count} processes", hint="Pass --device cuda.")
     if device.startswith("cuda"):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")

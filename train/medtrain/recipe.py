@@ -118,7 +118,7 @@ class Augment(Schema):
 
 @schema
 class Plateau(Schema):
-    """Multiply the rate by `factor` when the validation loss has not fallen by `min_delta` for `patience` epochs."""
+    """Multiply the rate by `factor` when what `select` names is not better by `min_delta` for `patience` epochs."""
 
     factor: float = 0.3
     patience: int = 2

@@ -26,7 +26,7 @@ def cosine(step: int, steps: int, warmup: float) -> float:
     """Rise linearly to 1 over a share `warmup` of all steps, then follow half a cosine down to 0."""
     rising = warmup * steps
     if step < rising:
-        return (step + 1) / rising if rising > 1 else 1.0
+        return min(1.0, (step + 1) / rising)
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 

@@ -34,6 +34,10 @@ def load_weights(network: nn.Module, config: NetworkConfig, weights: str) -> Non
     nn.init.zeros_(last.bias)
     backbone = {name: value for name, value in network.state_dict().items() if not name.startswith(f"{head_name}.")}
     found = _imagenet(config, backbone) if weights == "imagenet" else _read_state_dict(Path(weights))
+    surplus = [name for name, value in found.items() if name not in backbone and value.ndim == 4]
+    if surplus:
+        hint = "Is it another architecture? --arch names the network."
+        raise UsageError(f"the weights have {len(surplus)} convolutions more, such as {surplus[0]}", hint=hint)
     network.load_state_dict({name: _fitted(name, value, found) for name, value in backbone.items()}, strict=False)
 
 
@@ -51,9 +55,11 @@ def _imagenet(config: NetworkConfig, backbone: Weights) -> Weights:
 
 
 def _download(arch: str) -> Weights:
-    weights = library("torchvision.models", "train").get_model_weights(arch).DEFAULT
+    models = library("torchvision.models", "train")
+    weights = models.get_model_weights(arch).DEFAULT
     try:
-        return cast(Weights, weights.get_state_dict(progress=True))
+        # Through the model: some files hold older names, which it translates.
+        return cast(Weights, models.get_model(arch, weights=weights).state_dict())
     except (URLError, OSError) as error:
         hint = f"Fetch {weights.url} yourself and pass --weights {Path(weights.url).name}"
         raise UsageError(f"ImageNet weights of {arch} could not be downloaded: {error}", hint=hint) from None
@@ -76,6 +82,8 @@ def _read_state_dict(path: Path) -> Weights:
 def _fitted(name: str, own: Tensor, found: Weights) -> Tensor:
     """Return the tensor found for one of the network's own."""
     hint = "Is it another architecture? --arch names the network."
+    if name not in found and name.endswith("num_batches_tracked"):
+        return own  # older files have none, and nothing depends on it
     if name not in found:
         raise UsageError(f"the weights lack {name}", hint=hint)
     value = found[name]
