@@ -87,6 +87,8 @@ def _ours(heap: str, name: str) -> None:
         "malaria",
         [
             *color,
+            f"input.height={side}",
+            f"input.width={side}",
             f"network.arch={name}",
             "training.epochs=1",
             f"training.batch_size={BATCH}",
@@ -98,7 +100,7 @@ def _ours(heap: str, name: str) -> None:
         ],
     )
     torch.manual_seed(0)
-    config = network_config(recipe.network, classes=2, in_channels=channels, size=(side, side))
+    config = network_config(recipe.network, recipe.input, classes=2)
     images = np.random.default_rng(0).integers(0, 256, (batches * BATCH, side, side, channels), np.uint8)
     labels = np.arange(len(images)) % 2
     names = tuple(map(str, range(len(images))))

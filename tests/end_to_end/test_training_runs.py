@@ -138,7 +138,7 @@ from medtrain.recipe import load
 process = join_processes("cpu")
 recipe = load("phantom", ["training.epochs=2", "training.batch_size=33"])
 options = fit.Options(out=Path(sys.argv[2]), process=process, quiet=True)
-dataset = fit.read_dataset(Path(sys.argv[1]), recipe, shown=False)
+dataset = fit.load_dataset(Path(sys.argv[1]), recipe.data, recipe.input, recipe.training.seed)
 run = fit._Run(dataset, recipe, options, None)
 run.train()
 digest = hashlib.sha256()

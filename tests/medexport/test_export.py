@@ -37,8 +37,7 @@ def make_source(arch="small_cnn", spec=SPEC, **fields):
     torch.manual_seed(0)
     channels = spec.input.channels
     wanted = Network(arch=arch, dropout=0.5, **fields)
-    size = (spec.input.height, spec.input.width)
-    network = build_network(network_config(wanted, classes=len(spec.classes), in_channels=channels, size=size))
+    network = build_network(network_config(wanted, spec.input, classes=len(spec.classes)))
     classifier = Classifier(network, spec.input.mean, spec.input.std)
     noise = torch.randint(0, 256, (16, channels, spec.input.height, spec.input.width), dtype=torch.uint8)
     classifier.train()

@@ -9,6 +9,7 @@ import pytest
 
 import medinfer
 from medinfer.errors import UsageError
+from medinfer.progress import Progress
 from medtrain.dataset import examine, findings_text, load_dataset, load_examples, write_splits
 from medtrain.layout import SPLITS
 from medtrain.recipe import Data
@@ -55,15 +56,15 @@ def test_tensors_larger_than_the_memory_allowed_lie_in_a_file_and_are_the_same(m
 
 
 def test_each_image_looked_at_or_decoded_is_a_step_of_progress(tmp_path, fill, spec):
-    steps, totals = [], []
+    steps = []
 
-    def on_found(found):
-        totals.append(len(found.samples))
-        return lambda: steps.append("looked")
+    class Counted(Progress):
+        def step(self, count=1, note=""):
+            steps.append("looked")
 
-    dataset = load_dataset(fill(tmp_path), Data(), spec, 0, on_found)
-    assert totals == [40]
-    assert len(steps) == 40
+    progress = Counted("Checking", enabled=False)
+    dataset = load_dataset(fill(tmp_path), Data(), spec, 0, progress)
+    assert progress.total == len(steps) == 40
     load_examples(dataset, "test", spec, step=lambda: steps.append("decoded"))
     assert steps.count("decoded") == len(dataset.split("test")) == 4
 

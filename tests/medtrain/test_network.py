@@ -5,13 +5,16 @@ import pytest
 import torch
 
 from medinfer.errors import CheckpointError, UsageError
+from medinfer.spec import InputSpec
 from medtrain.network import Classifier, NetworkConfig, build_network, head_of, network_config, predict_logits
 from medtrain.recipe import Network
 from medtrain.weights import load_weights
 
 
 def config(arch, *, classes=3, channels=3, size=(64, 64), **fields):
-    return network_config(Network(arch=arch, **fields), classes=classes, in_channels=channels, size=size)
+    color = "gray" if channels == 1 else "rgb"
+    spec = InputSpec(color=color, height=size[0], width=size[1], mean=(0.5,) * channels, std=(0.5,) * channels)
+    return network_config(Network(arch=arch, **fields), spec, classes=classes)
 
 
 def answers(network, channels, size=(64, 64)):

@@ -44,7 +44,7 @@ def trainer(size=40, *, workers=None, **overrides):
     labels = np.arange(size) % 2
     images[labels == 1] //= 2  # the dark ones
     torch.manual_seed(0)
-    network = build_network(network_config(recipe.network, classes=2, in_channels=3, size=(64, 64)))
+    network = build_network(network_config(recipe.network, recipe.input, classes=2))
     classifier = Classifier(network, recipe.input.mean, recipe.input.std)
     examples = Examples(images, labels, tuple(f"{i}.png" for i in range(size)))
     return Trainer(classifier, recipe, examples, examples, workers=workers)

@@ -171,17 +171,11 @@ def check(data: Path, as_json: bool, quiet: bool, **chosen: Any) -> None:
 
     from medinfer.progress import Progress
     from medtrain.dataset import examine, findings_text
-    from medtrain.layout import Found
     from medtrain.recipe import DEFAULT_RECIPE
 
     recipe = _load_recipe(DEFAULT_RECIPE, **chosen)
     with Progress("Checking", enabled=not quiet) as progress:
-
-        def on_found(found: Found) -> Any:
-            progress.total = len(found.samples)
-            return progress.step
-
-        dataset = examine(data, recipe.data, recipe.input, recipe.training.seed, on_found)
+        dataset = examine(data, recipe.data, recipe.input, recipe.training.seed, progress)
     click.echo(json.dumps(dataset.summary(), indent=2) if as_json else findings_text(dataset))
     dataset.refuse_errors()
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from medinfer.errors import UsageError
 from medinfer.files import atomic_file
-from medinfer.schema import Schema
 from medtrain.fit import Options, fit, new_classifier
 from medtrain.network import network_config
-from medtrain.recipe import Network, Recipe
+from medtrain.recipe import Recipe
 
 BOARD = "leaderboard.json"
 
@@ -31,7 +30,9 @@ def compare(data: Path | None, recipe: Recipe, archs: Sequence[str], options: Op
     if len(set(archs)) < len(archs) or "" in archs:
         raise UsageError(f"arch: {','.join(archs)} names a network twice, or none")
     for arch in archs:
-        _check(_with_arch(recipe, arch))  # before hours are spent on the first
+        wanted = _with_arch(recipe, arch)
+        # Raises what training would, before hours are spent on the first.
+        new_classifier(network_config(wanted.network, wanted.input, classes=2), wanted)
     if (options.out / "last.pt").exists():
         raise UsageError(
             f"{options.out}: holds last.pt of a run of one network", hint="Name another folder with --out."
@@ -54,21 +55,8 @@ def compare(data: Path | None, recipe: Recipe, archs: Sequence[str], options: Op
     return board
 
 
-def _check(recipe: Recipe) -> None:
-    """Raise what building the network would."""
-    spec = recipe.input
-    new_classifier(
-        network_config(recipe.network, classes=2, in_channels=spec.channels, size=(spec.height, spec.width)), recipe
-    )
-
-
 def _with_arch(recipe: Recipe, arch: str) -> Recipe:
-    network = Network.from_json({**recipe.network.to_json(), "arch": arch})
-    return _replaced(recipe, network=network)
-
-
-def _replaced(recipe: Recipe, **fields: Schema) -> Recipe:
-    return Recipe(**{**vars(recipe), **fields})
+    return replace(recipe, network=replace(recipe.network, arch=arch))
 
 
 def _figures(measured: dict[str, Any]) -> dict[str, Any]:

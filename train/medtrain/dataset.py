@@ -19,10 +19,11 @@ from medinfer.errors import ImageError, UsageError
 from medinfer.files import atomic_file
 from medinfer.images import read_image
 from medinfer.pixels import preprocess
+from medinfer.progress import Progress
 from medinfer.spec import InputSpec
 from medinfer.stream import available_cores, ordered_map
 from medtrain.audit import audit
-from medtrain.layout import SET_ASIDE, SPLITS, Found, Sample, find_samples
+from medtrain.layout import SET_ASIDE, SPLITS, Sample, find_samples
 from medtrain.recipe import Data
 from medtrain.splits import Finding, split_samples
 from medtrain.survey import Facts, survey
@@ -32,8 +33,6 @@ Labels = npt.NDArray[np.int64]
 
 MOST_SHOWN = 10
 MEMORY_BUDGET = 4 << 30
-# Told what was found; returns what is called after each image looked at.
-OnFound = Callable[[Found], Callable[[], None]]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Dataset:
         }
 
 
-def load_dataset(data: Path, settings: Data, spec: InputSpec, seed: int, on_found: OnFound | None = None) -> Dataset:
+def load_dataset(data: Path, settings: Data, spec: InputSpec, seed: int, progress: Progress | None = None) -> Dataset:
     """Find, look at, check and split labelled images; refuse those that would give false results.
 
     Args:
@@ -104,21 +103,22 @@ def load_dataset(data: Path, settings: Data, spec: InputSpec, seed: int, on_foun
         settings: Which images, and how they are split.
         spec: How images are read.
         seed: Decides the split.
-        on_found: For a progress bar.
+        progress: Told how many images there are, and stepped after each that was looked at.
 
     Raises:
         UsageError: No classes, an ambiguous layout, unreadable images, a split that leaks.
     """
-    dataset = examine(data, settings, spec, seed, on_found)
+    dataset = examine(data, settings, spec, seed, progress)
     dataset.refuse_errors()
     return dataset
 
 
-def examine(data: Path, settings: Data, spec: InputSpec, seed: int, on_found: OnFound | None = None) -> Dataset:
+def examine(data: Path, settings: Data, spec: InputSpec, seed: int, progress: Progress | None = None) -> Dataset:
     """Do what `load_dataset` does, but return the reasons to refuse with the other findings; same arguments."""
     found = find_samples(data, settings)
-    step = on_found(found) if on_found else lambda: None
-    facts = survey(found.samples, spec, step)
+    progress = progress or Progress("", enabled=False)
+    progress.total = len(found.samples)
+    facts = survey(found.samples, spec, progress.step)
     split = split_samples(found.samples, facts, settings, seed)
     findings = (*split.findings, *audit(found, split.samples, facts))
     return Dataset(data, found.classes, split.samples, tuple(facts), findings)

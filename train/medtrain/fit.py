@@ -27,7 +27,7 @@ from medtrain.checkpoint import CHECKPOINT_FORMAT, Checkpoint, load, save, save_
 from medtrain.curves import Curves
 from medtrain.dataset import MEMORY_BUDGET, Dataset, Examples, load_dataset, load_examples, write_splits
 from medtrain.interruption import Interruption
-from medtrain.layout import SPLITS, Found
+from medtrain.layout import SPLITS
 from medtrain.loop import Interval, Trainer
 from medtrain.network import Classifier, NetworkConfig, build_network, network_config, predict_logits
 from medtrain.phantom import write_phantom
@@ -150,7 +150,8 @@ def _dataset(data: Path | None, recipe: Recipe, options: Options) -> Dataset:
             with Progress("Drawing the phantom", unit="files", enabled=options.speaks):
                 write_phantom(data)
         options.process.same_for_all(0)
-    dataset = read_dataset(data, recipe, shown=options.speaks)
+    with Progress("Checking", enabled=options.speaks) as progress:
+        dataset = load_dataset(data, recipe.data, recipe.input, recipe.training.seed, progress)
     if options.speaks:
         counts = ", ".join(f"{len(dataset.split(name))} {name}" for name in SPLITS)
         tell(f"{recipe.name}: {', '.join(dataset.classes)}; {counts}")
@@ -160,17 +161,6 @@ def _dataset(data: Path | None, recipe: Recipe, options: Options) -> Dataset:
         if any(finding.severity == "warning" for finding in dataset.findings):
             tell(f"Details: medtrain check {data}")
     return dataset
-
-
-def read_dataset(data: Path, recipe: Recipe, *, shown: bool) -> Dataset:
-    """Read, check and split a data set with a progress bar; raises UsageError."""
-    with Progress("Checking", enabled=shown) as progress:
-
-        def on_found(found: Found) -> Any:
-            progress.total = len(found.samples)
-            return progress.step
-
-        return load_dataset(data, recipe.data, recipe.input, recipe.training.seed, on_found)
 
 
 def _check_same_run(saved: Mapping[str, Any], recipe: Recipe, dataset: Dataset) -> None:
@@ -208,12 +198,7 @@ class _Run:
         self.seconds = saved["seconds"] if saved else 0.0
         self.start = time.monotonic()
         self.spec = _spec(dataset, recipe, self.created)
-        self.config = network_config(
-            recipe.network,
-            classes=len(dataset.classes),
-            in_channels=recipe.input.channels,
-            size=(recipe.input.height, recipe.input.width),
-        )
+        self.config = network_config(recipe.network, recipe.input, classes=len(dataset.classes))
         self.classifier = new_classifier(self.config, recipe, start=saved is None).to(options.device)
         self.trainer = Trainer(
             self.classifier,

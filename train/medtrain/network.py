@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from medinfer.errors import CheckpointError, MissingExtraError, UsageError
 from medinfer.schema import Schema, schema
+from medinfer.spec import InputSpec
 from medtrain.recipe import HeadKind, Network, Pool
 
 Source = Literal["medtrain", "timm", "torchvision"]
@@ -157,14 +158,13 @@ class Classifier(nn.Module):
         return cast(Tensor, self.network(image.float() * self.scale + self.offset))
 
 
-def network_config(wanted: Network, *, classes: int, in_channels: int, size: tuple[int, int]) -> NetworkConfig:
+def network_config(wanted: Network, spec: InputSpec, *, classes: int) -> NetworkConfig:
     """Return the configuration of an architecture known by name: ours, `timm:NAME`, or torchvision's.
 
     Args:
         wanted: The recipe's words.
+        spec: Channels, and the size of the pictures, which some networks are built for.
         classes: Number of outputs.
-        in_channels: 1 or 3.
-        size: Height and width of the pictures, which some networks are built for.
 
     Raises:
         UsageError: No such architecture.
@@ -173,9 +173,11 @@ def network_config(wanted: Network, *, classes: int, in_channels: int, size: tup
     source, name = _locate(wanted.arch)
     kwargs: dict[str, Any] = {}
     if name in PLAIN_CNNS:
-        kwargs = {"size": list(size), **{key: list(value) for key, value in PLAIN_CNNS[name].items()}}
+        kwargs = {"size": [spec.height, spec.width], **{key: list(value) for key, value in PLAIN_CNNS[name].items()}}
     head = HeadConfig(classes=classes, dropout=wanted.dropout, kind=wanted.head)
-    return NetworkConfig(source=source, arch=name, kwargs=kwargs, in_channels=in_channels, head=head, pool=wanted.pool)
+    return NetworkConfig(
+        source=source, arch=name, kwargs=kwargs, in_channels=spec.channels, head=head, pool=wanted.pool
+    )
 
 
 def _locate(arch: str) -> tuple[Source, str]:

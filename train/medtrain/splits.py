@@ -51,7 +51,7 @@ def split_samples(samples: Sequence[Sample], facts: Sequence[Facts], settings: D
     findings += leaks
     result = _draw(result, groups, settings, seed)
     if not settings.keep_together:
-        together = Data.from_json({**settings.to_json(), "keep_together": True})
+        together = replace(settings, keep_together=True)
         findings += _leaks(result, _Groups(result, by_name, together), settings, kind="drawn-leakage")
     return Split(tuple(result), (*findings, *_missing_classes(result)))
 

@@ -14,7 +14,7 @@ from medtrain.recipe import Recipe
 def summarize(recipe: Recipe, classes: int) -> str:
     """Return a table of a recipe's network, one row for each layer in the order in which it runs."""
     spec = recipe.input
-    config = network_config(recipe.network, classes=classes, in_channels=spec.channels, size=(spec.height, spec.width))
+    config = network_config(recipe.network, spec, classes=classes)
     network = build_network(config).eval()
     rows: list[tuple[str, str, str, int]] = []
     hooks = [
