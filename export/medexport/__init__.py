@@ -1,6 +1,69 @@
-"""medexport: a trained checkpoint becomes one ONNX file that proves it agrees with the original.
+"""medexport: a classifier in torch becomes one ONNX file that proves it agrees with the original.
 
->>> from medexport.build import export
->>> from medexport.source import read_checkpoint
->>> export(read_checkpoint("ckpt.pt"), "ckpt.onnx")
+>>> import medexport
+>>> medexport.export(module, spec, "model.onnx", data="images/")
+
+takes any `nn.Module` with a `medinfer.spec.ModelSpec`; the command `medexport onnx ckpt.pt` takes what `medtrain fit`
+wrote, or a foreign state_dict.
 """
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medinfer.spec import Graph, ModelSpec
+
+__all__ = ["export"]
+
+
+def export(
+    module: nn.Module,
+    spec: ModelSpec,
+    path: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    images: int | None = 64,
+    graph: Graph | None = None,
+    overwrite: bool = False,
+) -> ModelSpec:
+    """Export any module; nothing is written unless the file agrees with it.
+
+    Args:
+        module: Takes images as `spec.input` prepares them, float32 (batch, channels, height, width) with mean and std
+            applied; returns logits (batch, classes). It is copied, and stays as it is.
+        spec: The contract. `graph`, `agreement` and `golden` are filled in.
+        path: The .onnx file to write.
+        data: An image or a folder that the verdict is given on; by default drawn images.
+        images: How many of them; None takes all.
+        graph: What the file takes; by default raw pixels in batches of any size.
+        overwrite: Replace an existing file.
+
+    Returns:
+        The contract as it stands in the file, with the verdict.
+
+    Raises:
+        DisagreementError: The file would disagree with the module.
+        ModelError: The module cannot be exported.
+        UsageError: The path is taken, the images cannot be used, or the module returns no logits.
+        MissingExtraError: torch, onnx or onnxscript is not installed.
+    """
+    require_torch()
+    from medexport.build import build_file
+    from medexport.source import from_module
+    from medexport.verify import images_of
+
+    return build_file(from_module(module, spec), path, graph=graph, images=images_of(data, images), overwrite=overwrite)
+
+
+def require_torch() -> None:
+    """Raise MissingExtraError, which names the line that installs it, unless what an export needs is there."""
+    from medinfer.errors import MissingExtraError
+
+    for package in ("torch", "onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "export")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from medexport import require_torch
 from medinfer import __version__
 from medinfer.command import DISCLAIMER, Group, run, tell
-from medinfer.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from medinfer.spec import Agreement
@@ -38,68 +38,165 @@ def cli(debug: bool) -> None:
     """Turn a trained checkpoint into one ONNX file that proves it agrees with the original."""
 
 
+def _verdict_options(command: Any) -> Any:
+    options = (
+        click.option("--images", type=Count(), default=64, show_default=True, help="How many of them, or all."),
+        click.option("--bisect", is_flag=True, help="If they disagree, name the first node whose value differs."),
+        click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON."),
+        click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Images to give the verdict on; by default drawn ones.")
-@click.option("--images", type=Count(), default=64, show_default=True, help="How many of them, or all.")
+@_verdict_options
 @click.option("--output", "--out", "-o", type=click.Path(path_type=Path), help="By default ./NAME.onnx for NAME.pt.")
-@click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
-@click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
+@click.option("--overwrite", is_flag=True, help="Replace what exists.")
+@click.option(
+    "--input",
+    "fed",
+    type=click.Choice(["pixels", "float"]),
+    default="pixels",
+    show_default=True,
+    help="What the file takes: raw pixels, or floats on [0, 1] (NAME.float.onnx) for tools that feed nothing else.",
+)
+@click.option("--static-batch", type=click.IntRange(1, 1024), help="Take only so many images at once.")
+@click.option("--labels", is_flag=True, help="Write the class names beside it: NAME.labels.txt.")
+@click.option("--triton", type=click.Path(path_type=Path), help="Add the model to a repository of the Triton server.")
+@click.option("--hf", type=click.Path(path_type=Path), help="Write a folder for Hugging Face's optimum.")
+@click.option("--weights", type=click.Path(path_type=Path), help="In place of CHECKPOINT: any network's state_dict.")
+@click.option("--arch", help="The network of --weights: torchvision's name, or timm:NAME.")
+@click.option("--spec", type=click.Path(path_type=Path), help="TOML: how images are prepared for --weights.")
+@click.option("--classes", help="Class names of --weights, in the order of its outputs: a,b,c.")
 def onnx(
-    checkpoint: Path,
+    checkpoint: Path | None,
     data: Path | None,
     images: int | None,
-    output: Path | None,
-    overwrite: bool,
+    bisect: bool,
     as_json: bool,
     quiet: bool,
+    output: Path | None,
+    overwrite: bool,
+    fed: Literal["pixels", "float"],
+    static_batch: int | None,
+    labels: bool,
+    triton: Path | None,
+    hf: Path | None,
+    weights: Path | None,
+    arch: str | None,
+    spec: Path | None,
+    classes: str | None,
 ) -> None:
     """Export CHECKPOINT: one file with its preprocessing inside, written only if it agrees with the checkpoint.
 
     The verdict runs the finished file through medinfer and the checkpoint through torch on the same images. Exit
     code 6, and no file, if they disagree.
+
+    A network that was trained elsewhere: --weights w.pth --arch resnet18 --spec spec.toml --classes a,b,c.
     """
+    from medexport.sidecars import Sidecars, check_hf
     from medinfer.files import refuse_existing
 
     start = time.monotonic()
-    output = output or Path(f"{checkpoint.stem}.onnx")
-    if output.is_dir():
-        output = output / f"{checkpoint.stem}.onnx"
-    refuse_existing(output, overwrite=overwrite)  # before any work is done
-    _require_torch()
-    from medexport.build import export
-    from medexport.source import read_checkpoint
+    named = _check_source(checkpoint, weights, arch, spec, classes)
+    output = _output(named, output, fed)
+    beside = Sidecars(labels, triton, hf)
+    for path in (output, *beside.paths(output)):
+        refuse_existing(path, overwrite=overwrite)  # before any work is done
+    require_torch()
+    from medexport.build import build_file, write_sidecars
+    from medexport.source import read_checkpoint, read_weights
     from medexport.verify import images_of
+    from medinfer.progress import Progress
+    from medinfer.spec import Graph
 
-    source = read_checkpoint(checkpoint)
-    agreement = export(source, output, images=images_of(data, images), overwrite=overwrite).agreement
-    assert agreement is not None
+    if weights:
+        source = read_weights(weights, arch or "", spec or "", classes.split(",") if classes else None)
+    else:
+        source = read_checkpoint(named)
+    if hf:
+        check_hf(source.spec)
+    with Progress(f"Exporting {output.name}: comparing", enabled=not quiet) as progress:
+        graph, reference = Graph(input=fed, batch=static_batch), images_of(data, images)
+        written = build_file(
+            source, output, graph=graph, images=reference, overwrite=overwrite, bisect=bisect, progress=progress
+        )
+        write_sidecars(source, output, beside, reference)
     if not quiet:
-        size = output.stat().st_size / 1e6
-        tell(f"{output} ({size:.1f} MB, {time.monotonic() - start:.0f} s)")
-    _report(agreement, as_json=as_json, quiet=quiet)
+        tell(f"{output} ({output.stat().st_size / 1e6:.1f} MB, {time.monotonic() - start:.0f} s)")
+    assert written.agreement is not None
+    _report(written.agreement, as_json=as_json, quiet=quiet)
+
+
+def _check_source(
+    checkpoint: Path | None, weights: Path | None, arch: str | None, spec: Path | None, classes: str | None
+) -> Path:
+    """Return the file that is exported, having checked that exactly one is named, and all that it takes."""
+    if (checkpoint is None) == (weights is None):
+        raise click.UsageError("Name a CHECKPOINT that medtrain wrote, or --weights of another network.")
+    if checkpoint is not None:
+        if arch or spec or classes:
+            raise click.UsageError("--arch, --spec and --classes go with --weights: a checkpoint knows its own.")
+        return checkpoint
+    if not arch or not spec:
+        raise click.UsageError("--weights takes --arch (which network) and --spec (how its images are prepared).")
+    assert weights is not None
+    return weights
+
+
+def _output(named: Path, output: Path | None, fed: str) -> Path:
+    name = f"{named.stem}.onnx" if fed == "pixels" else f"{named.stem}.{fed}.onnx"
+    if output is None:
+        return Path(name)
+    return output / name if output.is_dir() else output
 
 
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("data", required=False, type=click.Path(path_type=Path))
-@click.option("--images", type=Count(), default=64, show_default=True, help="How many of DATA, or all.")
+@_verdict_options
 @click.option("--provider", default="cpu", show_default=True, help="Where the model runs: cpu, cuda, ...")
-@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
-def verify(model: Path, checkpoint: Path, data: Path | None, images: int | None, provider: str, as_json: bool) -> None:
+@click.option("--tf32", is_flag=True, help="Let CUDA round to TF32, and judge by what that allows.")
+def verify(
+    model: Path,
+    checkpoint: Path,
+    data: Path | None,
+    images: int | None,
+    bisect: bool,
+    as_json: bool,
+    quiet: bool,
+    provider: str,
+    tf32: bool,
+) -> None:
     """Compare MODEL with the CHECKPOINT it came from, on DATA or on drawn images; exit code 6 if they disagree.
 
-    It needs torch and the checkpoint. To check a file on a machine that has neither, use `medinfer verify`.
+    It needs torch and the checkpoint, and takes as many real images as you like. `medinfer verify` is the other one:
+    it needs neither, and replays in a second the few samples inside the file on the machine at hand.
     """
-    _require_torch()
+    require_torch()
+    from medexport.bisect import bisect as diverging
     from medexport.source import read_checkpoint
     from medexport.verify import images_of, judge
+    from medinfer.errors import DisagreementError
     from medinfer.model import load
+    from medinfer.progress import Progress
 
-    agreement = judge(read_checkpoint(checkpoint), load(model, provider), images_of(data, images))
-    _report(agreement, as_json=as_json, quiet=False)
+    source, reference = read_checkpoint(checkpoint), images_of(data, images)
+    try:
+        with Progress("Comparing", enabled=not quiet) as progress:
+            agreement = judge(source, load(model, provider, tf32=tf32), reference, progress)
+    except DisagreementError as error:
+        if not bisect:
+            raise
+        raise DisagreementError(
+            f"{error.message}. The first difference: {diverging(source, model, reference)}"
+        ) from None
+    _report(agreement, as_json=as_json, quiet=quiet)
 
 
 def _report(agreement: Agreement, *, as_json: bool, quiet: bool) -> None:
@@ -109,16 +206,6 @@ def _report(agreement: Agreement, *, as_json: bool, quiet: bool) -> None:
         click.echo(json.dumps(agreement.to_json()))
     elif not quiet:
         tell(describe(agreement))
-        if agreement.images == "synthetic":
-            tell("Drawn images only: name real ones for a verdict that means more.")
-
-
-def _require_torch() -> None:
-    for package in ("torch", "onnx", "onnxscript"):
-        try:
-            __import__(package)
-        except ImportError:
-            raise MissingExtraError(package, "export") from None
 
 
 def main() -> None:

@@ -1,80 +1,164 @@
-"""A classifier in torch -> a clean ONNX graph: raw pixels in, probabilities and logits out."""
+"""A classifier in torch -> a clean ONNX graph: images in, probabilities and logits out."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import onnx
+import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
 from medinfer.errors import ModelError
-from medinfer.model import OUTPUTS
-from medinfer.spec import ModelSpec
+from medinfer.model import INPUTS, OUTPUTS
+from medinfer.spec import Graph, ModelSpec
 
-INPUT = "image"
 OPSET = 18
 # The exporter writes 10, which onnxruntime 1.17 refuses; nothing in these graphs needs more than 8.
 IR_VERSION = 8
+# Elements: above the masks and position tables that windowed attention computes anew on every run.
+LARGEST_CONSTANT = 1 << 24
 
 
 class Deployable(nn.Module):
-    """A classifier as a host feeds it: uint8 (batch, H, W, C) -> probabilities and logits, (batch, classes)."""
+    """A classifier as a host feeds it; returns probabilities and logits, (batch, classes).
 
-    def __init__(self, classifier: nn.Module, temperature: float) -> None:
+    Args:
+        classifier: Takes pixels (batch, C, H, W) on 0..255.
+        spec: Its contract; `graph` tells what the host feeds.
+    """
+
+    def __init__(self, classifier: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         self.classifier = classifier
-        self.temperature = temperature
+        self.temperature = spec.calibration.temperature
+        self.takes_pixels = (spec.graph or Graph()).input == "pixels"
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return (probabilities, logits)."""
         # Without contiguous() the tensor stays channels-last, and the exporter surrounds every pooling with
         # arithmetic on shapes.
-        pixels = image.permute(0, 3, 1, 2).contiguous()
+        pixels = image.permute(0, 3, 1, 2).contiguous() if self.takes_pixels else image * 255
         logits = cast(Tensor, self.classifier(pixels))
         scaled = logits if self.temperature == 1 else logits / self.temperature
         return torch.softmax(scaled, dim=1), logits
 
 
 def to_onnx(classifier: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
-    """Convert; the batch is dynamic, the size is the contract's.
+    """Convert; the image's size is the contract's, and the batch dynamic unless `spec.graph.batch` fixes it.
 
     Raises:
         ModelError: The exporter cannot convert the network, or wrote another opset than asked for.
     """
-    deployable = Deployable(classifier, spec.calibration.temperature).eval()
-    size = spec.input
-    # Two images: some versions of the exporter take a batch of one for a constant.
-    example = torch.zeros(2, size.height, size.width, size.channels, dtype=torch.uint8)
+    program = to_program(classifier, spec)
+    # Over what the exporter itself folds: whatever depends on no image is computed now and not on every run.
+    onnxscript.optimizer.fold_constants_ir(
+        program.model,
+        input_size_limit=LARGEST_CONSTANT,
+        output_size_limit=LARGEST_CONSTANT,
+        should_fold=lambda node: True,
+    )
+    onnxscript.optimizer.remove_unused_nodes(program.model)
+    return _clean(program.model_proto)
+
+
+def to_program(classifier: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram:
+    """Convert, keeping the traced program beside the graph; raises ModelError."""
+    deployable = Deployable(classifier, spec).eval()
+    graph = spec.graph or Graph()
+    example = _example(spec, graph)
+    shapes = None if graph.batch else {"image": {0: torch.export.Dim("batch")}}
     try:
         with _quiet():
+            traced = torch.export.export(deployable, (example,), dynamic_shapes=shapes)
+            traced = traced.run_decompositions(cast(Any, DECOMPOSITIONS))
             program = torch.onnx.export(
-                deployable,
+                traced,
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=[INPUT],
+                input_names=[INPUTS[graph.input]],
                 output_names=OUTPUTS,
-                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                dynamic_shapes=shapes,
                 verbose=False,
             )
-    except torch.onnx.OnnxExporterError as error:
-        raise ModelError(f"this network cannot be exported: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # tracing runs the network's own code and raises whatever that does
+        raise ModelError(f"this network cannot be exported: {_first_line(error)}", hint=_cure(error)) from error
     assert program is not None  # only the old exporter returns nothing
-    return _clean(program.model_proto)
+    return program
+
+
+def _example(spec: ModelSpec, graph: Graph) -> Tensor:
+    # Two images: some versions of the exporter take a batch of one for a constant.
+    batch, size = graph.batch or 2, spec.input
+    if graph.input == "pixels":
+        return torch.zeros(batch, size.height, size.width, size.channels, dtype=torch.uint8)
+    return torch.zeros(batch, size.channels, size.height, size.width)
+
+
+def _global_average(x: Tensor, size: Any) -> Tensor:
+    """Pool to one pixel as a mean: traced as it is, the result keeps a memory layout, spelt out in shape arithmetic."""
+    return x.mean((-2, -1), keepdim=True) if list(size) == [1, 1] else cast(Tensor, NotImplemented)
+
+
+def _attention(  # noqa: PLR0913 - torch's own signature
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attend by Vaswani et al. 2017, eq. 1: the exporter's own way asks for shapes that are known."""
+    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        return cast(Tensor, NotImplemented)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    return torch.softmax((query * scale) @ key.transpose(-2, -1), dim=-1) @ value
+
+
+def _pad(x: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Tensor:
+    """Pad by nothing as nothing."""
+    return cast(Tensor, NotImplemented) if any(pad) else x.clone()
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.adaptive_avg_pool2d.default: _global_average,
+    torch.ops.aten.scaled_dot_product_attention.default: _attention,
+    torch.ops.aten.pad.default: _pad,
+}
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints and warns about its own doings; what matters is raised, and the verdict follows."""
+    """The exporter prints, logs and warns about its own doings; what matters is raised, and the verdict follows."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        disabled = logging.root.manager.disable
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _cure(error: Exception) -> str:
+    if "batch" in str(error):
+        return "It may depend on the batch size: try --static-batch 1."
+    return "Decisions in Python that depend on pixel values cannot be exported: write them with torch.where."
 
 
 def _clean(model: onnx.ModelProto) -> onnx.ModelProto:

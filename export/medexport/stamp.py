@@ -1,11 +1,11 @@
-"""What is written into the file besides the graph: the contract, and a description for people."""
+"""What is written into the file besides the graph: the contract, and what other tools and people read."""
 
 from __future__ import annotations
 
 import onnx
 
+from medexport.metadata import denote, describe, keys
 from medinfer import __version__
-from medinfer.command import DISCLAIMER
 from medinfer.spec import SPEC_KEY, ModelSpec
 
 
@@ -17,17 +17,9 @@ def stamp(model: onnx.ModelProto, spec: ModelSpec) -> bytes:
     model.producer_name = "medexport"
     model.producer_version = __version__
     model.graph.name = spec.name
-    model.doc_string = _description(spec)
+    model.doc_string = describe(spec)
+    denote(model, spec)
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {SPEC_KEY: spec.dumps()})
+    onnx.helper.set_model_props(model, dict(sorted({**keys(spec), SPEC_KEY: spec.dumps()}.items())))
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _description(spec: ModelSpec) -> str:
-    size = spec.input
-    return (
-        f"{spec.name}: {', '.join(spec.classes)}. Input: uint8 [batch, {size.height}, {size.width}, {size.channels}] "
-        f"{size.color}, resized by OpenCV ({size.interpolation}); mean, std and softmax are inside. "
-        f"Output: probabilities, logits. {DISCLAIMER}"
-    )

@@ -172,25 +172,26 @@ def _outline(value: Any, dumps: Callable[[Any], str], indent: str = "") -> Itera
 @cli.command()
 @click.argument("model", type=click.Path())
 @click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, tensorrt, openvino.")
-def verify(model: str, provider: str) -> None:
+@click.option("--tf32", is_flag=True, help="Let CUDA round to TF32, and judge by what that allows.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(model: str, provider: str, tf32: bool, as_json: bool) -> None:
     """Check on this machine that a model still does what it did when it was exported.
 
     Replays the golden samples inside the file: pixels within one grey level, logits within the tolerance of what
-    runs. It needs neither the checkpoint nor images; to compare with the checkpoint use `medexport verify`.
+    really runs; else exit code 6. It takes a second and needs neither the checkpoint nor images. `medexport verify`
+    is the other one: it compares the file with the checkpoint itself, on as many real images as you like.
     """
+    import json
+
     from medinfer.golden import verify as replay
     from medinfer.model import load
 
-    opened = load(model, provider)
+    opened = load(model, provider, tf32=tf32)
     report = replay(opened)
-    found = report.comparison
-    click.echo(f"{opened.path} on {opened.provider}: {report.samples} golden samples")
-    click.echo(
-        f"pixels: at most {report.max_level_difference} grey levels off, {report.differing_pixels:.2%} not exact"
-    )
-    click.echo(
-        f"logits: at most {found.max_difference:.2g} off, allowed {found.tolerance:.2g}; {len(found.flips)} flips"
-    )
+    if as_json:
+        click.echo(json.dumps({"model": str(opened.path), "provider": opened.provider, **report.to_json()}))
+    else:
+        click.echo(f"{opened.path} on {opened.provider} ({opened.precision}): {report.as_text()}")
     if not report.passes:
         raise DisagreementError(f"{opened.path} does not reproduce its golden samples on {opened.provider}")
 
@@ -207,20 +208,20 @@ def evaluate(
 
     import numpy as np
 
-    from medinfer.inputs import find_images
+    from medinfer.inputs import class_of, find_images
     from medinfer.metrics import as_text, measure
     from medinfer.progress import Progress
 
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
     labels, scores, failed = [], [], 0
     found = list(find_images(folder))
-    labelled = [path for path in found if _class_of(path, folder, opened.classes)]
+    labelled = [path for path in found if class_of(path, folder, opened.classes)]
     with Progress("Evaluating", len(labelled), enabled=not quiet) as progress:
         for seen in opened.predict_many(labelled):
             progress.step()
             failed += seen.error is not None
             if seen.scores is not None:
-                labels.append(opened.classes.index(_class_of(seen.source or "", folder, opened.classes) or ""))
+                labels.append(opened.classes.index(class_of(seen.source or "", folder, opened.classes) or ""))
                 scores.append(seen.scores)
     if not labels:
         hint = f"Expected folders named {', '.join(opened.classes)}."
@@ -230,12 +231,6 @@ def evaluate(
         tell(f"{len(found) - len(labelled)} images lie in no class's folder and are not counted")
     click.echo(json.dumps({**measured, "failed": failed}) if as_json else as_text(measured))
     return SOME_FAILED if failed else 0
-
-
-def _class_of(path: str, folder: str, classes: tuple[str, ...]) -> str | None:
-    """Return the class whose folder, below `folder`, holds the image; the nearest one counts."""
-    parents = Path(path).relative_to(folder).parts[:-1]
-    return next((name for name in reversed(parents) if name in classes), None)
 
 
 def _open_model(model: str | None, provider: str, threads: int | None, *, tf32: bool, quiet: bool) -> Model:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.agreement import Comparison, compare
+from medinfer.agreement import TOLERANCES, Comparison, compare
 from medinfer.errors import ImageError, ModelError
 from medinfer.images import Image, read_image
 from medinfer.model import Model
@@ -43,6 +43,29 @@ class GoldenReport:
     def passes(self) -> bool:
         """Whether pixels are within one grey level and logits within the tolerance of what ran."""
         return self.max_level_difference <= ALLOWED_LEVELS and self.comparison.agrees
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        found = self.comparison
+        return {
+            "passes": self.passes,
+            "samples": self.samples,
+            "max_level_difference": self.max_level_difference,
+            "differing_pixels": self.differing_pixels,
+            # JSON knows no infinity: an answer that is no number has none.
+            "max_logit_difference": found.max_difference if np.isfinite(found.max_difference) else None,
+            "tolerance": found.tolerance,
+            "label_flips": len(found.flips),
+        }
+
+    def as_text(self) -> str:
+        """Return the figures as lines for people."""
+        found = self.comparison
+        return (
+            f"{self.samples} golden samples\n"
+            f"pixels: at most {self.max_level_difference} grey levels off, {self.differing_pixels:.2%} not exact\n"
+            f"logits: at most {found.max_difference:.2g} off, allowed {found.tolerance:.2g}; {len(found.flips)} flips"
+        )
 
 
 def golden_images() -> list[npt.NDArray[np.uint8]]:
@@ -79,6 +102,8 @@ def verify(model: Model) -> GoldenReport:
     samples = model.spec.golden or ()
     if not samples:
         raise ModelError(f"{model.path}: no golden samples in it", hint="Export it again: medexport onnx ckpt.pt")
+    if model.precision not in TOLERANCES:
+        raise ModelError(f"{model.path}: there is no tolerance for single logits of {model.precision}")
     spec = model.spec.input
     images = [_from_png(sample.image, spec, f"golden[{i}].image") for i, sample in enumerate(samples)]
     stored = np.stack([_stored_tensor(sample, spec, i) for i, sample in enumerate(samples)])
@@ -93,7 +118,9 @@ def verify(model: Model) -> GoldenReport:
         samples=len(samples),
         max_level_difference=int(difference.max()),
         differing_pixels=float(np.count_nonzero(difference) / difference.size),
-        comparison=compare(reference, observed, temperature=model.spec.calibration.temperature),
+        comparison=compare(
+            reference, observed, precision=model.precision, temperature=model.spec.calibration.temperature
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medinfer.errors import UsageError
@@ -58,6 +58,12 @@ def find_images(*paths: str | os.PathLike[str]) -> ImageSearch:
     if not paths:
         raise UsageError("no path was given")
     return ImageSearch(*paths)
+
+
+def class_of(path: str, folder: str | os.PathLike[str], classes: Sequence[str]) -> str | None:
+    """Return the class whose folder, below `folder`, holds an image: the nearest one that is named like a class."""
+    parents = Path(path).relative_to(folder).parts[:-1]
+    return next((name for name in reversed(parents) if name in classes), None)
 
 
 def is_image_name(name: str) -> bool:

@@ -16,7 +16,7 @@ from medinfer.errors import ImageError, ModelError, UsageError
 from medinfer.images import MAX_PIXELS, ImageSource, read_image
 from medinfer.pixels import preprocess
 from medinfer.prediction import Prediction
-from medinfer.providers import Provider, open_session
+from medinfer.providers import Provider, open_session, reason
 from medinfer.spec import SPEC_KEY, ModelSpec
 from medinfer.stream import available_cores, chunked, ordered_map
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MAX_SPEC_BYTES = 4 << 20
 # Measured: on a CPU more than one image a run costs memory and gains nothing; a device wants batches.
 CPU_CHUNK, ACCELERATOR_CHUNK = 1, 32
+# What Hugging Face's tools call an image on [0, 1]; others take any name.
+INPUTS = {"pixels": "image", "float": "pixel_values"}
 OUTPUTS = ["probabilities", "logits"]
 
 
@@ -83,8 +85,14 @@ class Model:
         self.provider = str(provider)
         self.path = path
         self.threads = threads
-        self.default_chunk = ACCELERATOR_CHUNK if provider.is_accelerator else CPU_CHUNK
-        self._pads = provider.is_accelerator
+        self.precision: str = spec.graph.precision if spec.graph else "fp32"
+        if self.precision == "fp32" and provider.options.get("use_tf32"):
+            self.precision = "tf32"
+        self._batch = spec.graph.batch if spec.graph else None
+        self._takes_pixels = spec.graph is None or spec.graph.input == "pixels"
+        self.default_chunk = self._batch or (ACCELERATOR_CHUNK if provider.is_accelerator else CPU_CHUNK)
+        # An accelerator plans anew for every shape, and some graphs take only one.
+        self._pads = provider.is_accelerator or self._batch is not None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -150,7 +158,6 @@ class Model:
             else:
                 errors.append(None)
                 filled += 1
-        # An accelerator plans anew for every shape, so there the last, shorter chunk runs at full size.
         outputs = self._run(buffer if self._pads else buffer[:filled]) if filled else []
         rows = iter(zip(*outputs, strict=True))
         return [
@@ -161,10 +168,26 @@ class Model:
         ]
 
     def _run(self, tensors: npt.NDArray[np.uint8]) -> list[Any]:
-        return list(self._session.run(OUTPUTS, {self._input: tensors}))
+        """Return the outputs for a chunk, in several runs where the graph takes fewer at once; raises ModelError."""
+        size = self._batch or len(tensors)
+        try:
+            runs = [
+                self._session.run(OUTPUTS, {self._input: self._fed(tensors[start : start + size])})
+                for start in range(0, len(tensors), size)
+            ]
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
+            raise ModelError(f"{self.path}: fails on a batch of {size}: {reason(error)}") from None
+        return list(runs[0]) if len(runs) == 1 else [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+
+    def _fed(self, tensors: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """Return what the graph takes."""
+        if self._takes_pixels:
+            return tensors
+        return np.ascontiguousarray(tensors.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
 
     def _buffer(self, size: int) -> npt.NDArray[np.uint8]:
         """Return this thread's input buffer, made once: a fresh one for every image costs page faults."""
+        size = -(-size // self._batch) * self._batch if self._batch else size
         buffer: npt.NDArray[np.uint8] | None = getattr(self._buffers, "pixels", None)
         if buffer is None or len(buffer) != size:
             spec = self.spec.input
@@ -197,15 +220,18 @@ def _read_spec(session: onnxruntime.InferenceSession, path: Path) -> ModelSpec:
 
 def _check_graph(session: onnxruntime.InferenceSession, spec: ModelSpec, path: Path) -> None:
     """Refuse a graph that is not the one its contract describes."""
-    if spec.graph is None or spec.graph.input != "pixels":
-        kind = spec.graph.input if spec.graph else "missing"
-        raise ModelError(f"{path}: graph.input is {kind!r}; this medinfer runs 'pixels'")
+    kind = spec.graph.input if spec.graph else "missing"
+    if spec.graph is None or kind not in ("pixels", "float"):
+        raise ModelError(f"{path}: graph.input is {kind!r}; this medinfer runs 'pixels' and 'float'")
     inputs = {value.name: (value.type, value.shape[1:]) for value in session.get_inputs()}
-    wanted = ("tensor(uint8)", [spec.input.height, spec.input.width, spec.input.channels])
+    size = [spec.input.height, spec.input.width]
+    channels = spec.input.channels
+    wanted = ("tensor(uint8)", [*size, channels]) if kind == "pixels" else ("tensor(float)", [channels, *size])
     if list(inputs.values()) != [wanted]:
         raise ModelError(f"{path}: its inputs are {inputs}, its contract says {wanted}")
-    if not isinstance(session.get_inputs()[0].shape[0], str | None):
-        raise ModelError(f"{path}: its batch size is fixed at {session.get_inputs()[0].shape[0]}")
+    batch = session.get_inputs()[0].shape[0]
+    if (batch if isinstance(batch, int) else None) != spec.graph.batch:
+        raise ModelError(f"{path}: its batch size is {batch}, its contract says {spec.graph.batch or 'any'}")
     outputs = {value.name: (value.type, value.shape[1:]) for value in session.get_outputs()}
     for name in OUTPUTS:
         if outputs.get(name) != ("tensor(float)", [len(spec.classes)]):

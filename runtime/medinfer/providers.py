@@ -95,7 +95,7 @@ def _open(path: Path, provider: Provider) -> onnxruntime.InferenceSession:
             providers=[(provider.execution_provider, provider.options)],
         )
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
-        raise ModelError(f"{path}: onnxruntime refuses it: {_reason(error)}", hint=_cure(str(error))) from None
+        raise ModelError(f"{path}: onnxruntime refuses it: {reason(error)}", hint=_cure(str(error))) from None
     if session.get_providers()[0] != provider.execution_provider:
         raise ProviderError(f"{provider}: {_missing_library(onnxruntime)}", hint=_install_hint(provider))
     return session
@@ -151,7 +151,8 @@ def _install_hint(provider: Provider) -> str:
     return f"An onnxruntime that has it: {lines}."
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Return what onnxruntime says, without its codes and source lines."""
     text = str(error).replace("\n", " ")
     return text.split(" : ", 3)[-1][:300]
 

@@ -22,7 +22,7 @@ from medinfer.errors import SpecError
 T = TypeVar("T")
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def schema(cls: type[T]) -> type[T]:
     """Make a `Schema` class a frozen, keyword-only dataclass.
 

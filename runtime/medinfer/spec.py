@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, Literal
 
 from medinfer.errors import SpecError
@@ -15,7 +16,7 @@ from medinfer.schema import Schema, dump, schema
 
 SPEC_KEY = "medinfer.spec"
 SPEC_FORMAT = 1
-MAX_SIDE = 8192
+MAX_SIDE, MAX_BATCH = 8192, 1024
 
 
 def _require(condition: bool, path: str, problem: str) -> None:
@@ -155,11 +156,20 @@ class InputSpec(Schema):
 
 @schema
 class Graph(Schema):
-    """What the graph takes and computes: `pixels` is uint8[batch, height, width, channels]."""
+    """What the graph takes and computes.
+
+    `pixels` is uint8[batch, height, width, channels]; `float` is float32[batch, channels, height, width] on [0, 1], for
+    tools that feed nothing else. `batch` is the only batch size it takes; None is any.
+    """
 
     input: Literal["pixels", "float", "image"] = "pixels"
+    batch: int | None = None
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     extra_outputs: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Check the range."""
+        _require(self.batch is None or 1 <= self.batch <= MAX_BATCH, "batch", f"{self.batch} is not in 1..{MAX_BATCH}")
 
 
 @schema
@@ -214,37 +224,60 @@ class OperatingPoint(Schema):
 
 @schema
 class Provenance(Schema):
-    """Where the model comes from. `created` is the checkpoint's date (UTC, ISO 8601)."""
+    """Where the model comes from: what is known of it. `created` is the checkpoint's date (UTC, ISO 8601)."""
 
-    recipe: str
-    data_sha256: str
-    created: str
-    versions: Mapping[str, str]
+    recipe: str | None = None
+    data_sha256: str | None = None
+    created: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
     checkpoint_sha256: str | None = None
+
+
+@schema
+class Differences(Schema):
+    """How far the file's answers lie from the checkpoint's; differences are absolute.
+
+    `tolerance` is the largest allowed on a logit. A tie is a changed label whose two highest logits lie within twice
+    the tolerance.
+    """
+
+    count: int
+    logit_spread: float
+    tolerance: float
+    max_logit: float
+    mean_logit: float
+    max_probability: float
+    label_flips: int
+    ties: int
+
+
+@schema
+class BeforeAfter(Schema):
+    """One figure of the checkpoint and of the file."""
+
+    checkpoint: float
+    file: float
 
 
 @schema
 class Agreement(Schema):
     """The export's verdict: the file through `medinfer.load` against the checkpoint in torch.
 
-    `images` says which: `synthetic` (the built-in battery) or `data`, with `images_sha256` over the files' content.
-    Differences are absolute; `tolerance` is the largest allowed on a logit. A tie is a changed label whose two
-    highest logits lie within twice the tolerance.
+    `images` says on which: `synthetic` (drawn ones) or `data`, with `images_sha256` over the files' content; `battery`
+    is on fixed patterns besides. `operating_point_flips` counts changed decisions. `accuracy` and `macro_auc` are there
+    where the images' folders told their classes.
     """
 
     images: Literal["synthetic", "data"]
     images_sha256: str
-    count: int
     batches: tuple[int, ...]
     provider: str
     precision: str
-    logit_spread: float
-    tolerance: float
-    max_logit_difference: float
-    mean_logit_difference: float
-    max_probability_difference: float
-    label_flips: int
-    ties: int
+    differences: Differences
+    battery: Differences
+    operating_point_flips: Mapping[str, int] = field(default_factory=dict)
+    accuracy: BeforeAfter | None = None
+    macro_auc: BeforeAfter | None = None
 
 
 @schema
@@ -268,7 +301,7 @@ class ModelSpec(Schema):
     input: InputSpec
     calibration: Calibration = Calibration()
     operating_points: tuple[OperatingPoint, ...] = ()
-    provenance: Provenance
+    provenance: Provenance = Provenance()
     graph: Graph | None = None
     agreement: Agreement | None = None
     golden: tuple[GoldenSample, ...] | None = None

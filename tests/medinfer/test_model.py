@@ -275,7 +275,9 @@ def test_weights_in_a_second_file_are_refused(folder, tiny_model, tmp_path):
         ({}, {"classes": ["a", "b"], "task": "binary"}, "one float for each class"),
         ({}, {"classes": ["a", "b", "c", "d"]}, "one float for each class"),
         ({}, {"graph": None}, "graph.input is 'missing'"),
-        ({}, {"graph": {"input": "float"}}, "graph.input is 'float'"),
+        ({}, {"graph": {"input": "image"}}, "graph.input is 'image'"),
+        ({}, {"graph": {"input": "float"}}, "its contract says ('tensor(float)', [3, 12, 16])"),
+        ({}, {"graph": {"batch": 2}}, "its batch size is batch, its contract says 2"),
     ],
 )
 def test_a_graph_that_is_not_what_its_contract_says_is_refused(
@@ -288,4 +290,4 @@ def test_a_graph_that_is_not_what_its_contract_says_is_refused(
 
 def test_a_graph_of_a_fixed_batch_is_refused(build_model, tmp_path):
     path = build_model(tmp_path / "fixed.onnx", batch=1)
-    assert "batch size is fixed at 1" in str(failing(lambda: medinfer.load(path, "cpu"), ModelError))
+    assert "its batch size is 1, its contract says any" in str(failing(lambda: medinfer.load(path, "cpu"), ModelError))

@@ -12,11 +12,13 @@ from medinfer.spec import (
     MAX_SIDE,
     SPEC_FORMAT,
     Agreement,
+    BeforeAfter,
     Calibration,
     Crop,
     CropFit,
     Depth16,
     Dicom,
+    Differences,
     GoldenSample,
     Graph,
     InputSpec,
@@ -95,33 +97,43 @@ def points(positives):
 
 PROVENANCES = st.builds(
     Provenance,
-    recipe=TEXTS,
-    data_sha256=TEXTS,
-    created=TEXTS,
+    recipe=st.none() | TEXTS,
+    data_sha256=st.none() | TEXTS,
+    created=st.none() | TEXTS,
     versions=st.dictionaries(TEXTS, TEXTS, max_size=3),
     checkpoint_sha256=st.none() | TEXTS,
 )
 GRAPHS = st.builds(
     Graph,
     input=st.sampled_from(["pixels", "float", "image"]),
+    batch=st.none() | st.integers(1, 1024),
     precision=st.sampled_from(["fp32", "fp16", "int8"]),
     extra_outputs=tuples(NAMES, max_size=3),
 )
+DIFFERENCES = st.builds(
+    Differences,
+    count=COUNTS,
+    logit_spread=NUMBERS,
+    tolerance=NUMBERS,
+    max_logit=NUMBERS,
+    mean_logit=NUMBERS,
+    max_probability=NUMBERS,
+    label_flips=COUNTS,
+    ties=COUNTS,
+)
+PAIRS = st.none() | st.builds(BeforeAfter, checkpoint=SHARES, file=SHARES)
 AGREEMENTS = st.builds(
     Agreement,
     images=st.sampled_from(["synthetic", "data"]),
     images_sha256=TEXTS,
-    count=COUNTS,
     batches=tuples(COUNTS, max_size=3),
     provider=TEXTS,
     precision=TEXTS,
-    logit_spread=NUMBERS,
-    tolerance=NUMBERS,
-    max_logit_difference=NUMBERS,
-    mean_logit_difference=NUMBERS,
-    max_probability_difference=NUMBERS,
-    label_flips=COUNTS,
-    ties=COUNTS,
+    differences=DIFFERENCES,
+    battery=DIFFERENCES,
+    operating_point_flips=st.dictionaries(TEXTS, COUNTS, max_size=2),
+    accuracy=PAIRS,
+    macro_auc=PAIRS,
 )
 
 

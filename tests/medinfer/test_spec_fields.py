@@ -50,21 +50,36 @@ WHOLE = {
         "versions": {"medonnx": "0.1.0"},
         "checkpoint_sha256": "cd",
     },
-    "graph": {"input": "pixels", "precision": "fp32", "extra_outputs": ["features"]},
+    "graph": {"input": "pixels", "batch": 4, "precision": "fp32", "extra_outputs": ["features"]},
     "agreement": {
         "images": "data",
         "images_sha256": "ef",
-        "count": 7,
         "batches": [1, 3],
         "provider": "cpu",
         "precision": "fp32",
-        "logit_spread": 8.0,
-        "tolerance": 8e-4,
-        "max_logit_difference": 1e-6,
-        "mean_logit_difference": 1e-7,
-        "max_probability_difference": 1e-8,
-        "label_flips": 0,
-        "ties": 1,
+        "differences": {
+            "count": 7,
+            "logit_spread": 8.0,
+            "tolerance": 8e-4,
+            "max_logit": 1e-6,
+            "mean_logit": 1e-7,
+            "max_probability": 1e-8,
+            "label_flips": 0,
+            "ties": 1,
+        },
+        "battery": {
+            "count": 2,
+            "logit_spread": 8.0,
+            "tolerance": 8e-4,
+            "max_logit": 1e-6,
+            "mean_logit": 1e-7,
+            "max_probability": 1e-8,
+            "label_flips": 0,
+            "ties": 1,
+        },
+        "operating_point_flips": {"screening": 1},
+        "accuracy": {"checkpoint": 0.9, "file": 0.9},
+        "macro_auc": {"checkpoint": 0.95, "file": 0.95},
     },
     "golden": [{"image": "QUJD", "tensor": "QUJD", "logits": [1.0, -2.0, 0.5]}],
 }
@@ -126,6 +141,7 @@ CHOICES = {
     "input.interpolation": ["linear", "area", "cubic"],
     "input.fit.pad.anchor": ["center", "top_left"],
     "graph.input": ["pixels", "float", "image"],
+    "graph.batch": [1, 1024, None],
     "graph.precision": ["fp32", "fp16", "int8"],
     "agreement.images": ["synthetic", "data"],
 }
@@ -203,7 +219,7 @@ BAD = {
     "operating_points[0].specificity_interval": [[0.9, 0.1], [-0.1, 0.5], [0.5, 1.1], [0.1, 0.2, 0.3]],
     "operating_points[0].specificity_interval[1]": [None],
     "provenance": ["recipe", []],
-    "provenance.recipe": [1, None],
+    "provenance.recipe": [1],
     "provenance.data_sha256": [1],
     "provenance.created": [20240506],
     "provenance.versions": [[], "0.1.0"],
@@ -211,24 +227,37 @@ BAD = {
     "provenance.checkpoint_sha256": [1],
     "graph": ["pixels", []],
     "graph.input": ["tensor", 1],
+    "graph.batch": [0, 1025, "1", 1.0],
     "graph.precision": ["fp64", 32],
     "graph.extra_outputs": ["features", {}],
     "graph.extra_outputs[0]": [1],
     "agreement": ["ok", []],
     "agreement.images": ["real", 1],
     "agreement.images_sha256": [1],
-    "agreement.count": [7.0, "7"],
     "agreement.batches": [1, "1"],
     "agreement.batches[1]": [3.0],
     "agreement.provider": [1],
     "agreement.precision": [32],
-    "agreement.logit_spread": ["8"],
-    "agreement.tolerance": [None],
-    "agreement.max_logit_difference": [True],
-    "agreement.mean_logit_difference": [[]],
-    "agreement.max_probability_difference": ["0"],
-    "agreement.label_flips": [0.0],
-    "agreement.ties": [1.0],
+    **{f"agreement.{part}": ["ok", []] for part in ("differences", "battery", "accuracy", "macro_auc")},
+    **{
+        f"agreement.{part}.{name}": bad
+        for part in ("differences", "battery")
+        for name, bad in {
+            "count": [7.0, "7"],
+            "logit_spread": ["8"],
+            "tolerance": [None],
+            "max_logit": [True],
+            "mean_logit": [[]],
+            "max_probability": ["0"],
+            "label_flips": [0.0],
+            "ties": [1.0],
+        }.items()
+    },
+    "agreement.operating_point_flips": [[], 1],
+    "agreement.operating_point_flips.screening": [0.5, "1"],
+    **{
+        f"agreement.{part}.{side}": ["1", None] for part in ("accuracy", "macro_auc") for side in ("checkpoint", "file")
+    },
     "golden": [{}, "QUJD"],
     "golden[0]": ["QUJD", []],
     "golden[0].image": [1],
@@ -257,7 +286,9 @@ def nodes(value, path=""):
 
 
 DOCUMENT = [*nodes(WHOLE), *nodes(PAD["pad"], "input.fit.pad")]
-OBJECTS = [path for path, value in DOCUMENT if isinstance(value, dict) and path != "provenance.versions"]
+# Objects whose keys are names.
+OPEN = ("provenance.versions", "agreement.operating_point_flips")
+OBJECTS = [path for path, value in DOCUMENT if isinstance(value, dict) and path not in OPEN]
 NAMED = {path for path, _ in DOCUMENT if path and not path.endswith("]")}
 
 
@@ -282,13 +313,15 @@ def test_an_unknown_key_is_refused_at_every_level(path):
     assert error.hint.startswith("Known here: ")
 
 
-REQUIRED = ["name", "classes", "task", "input", "provenance", "input.height", "input.width", "input.mean", "input.std"]
+REQUIRED = ["name", "classes", "task", "input", "input.height", "input.width", "input.mean", "input.std"]
 REQUIRED += ["input.fit.crop.resize", "input.alpha.over", "format"]
 REQUIRED += [f"operating_points[0].{key}" for key in POINT if key != "comparison"] + [
     "operating_points[0].target.metric"
 ]
-REQUIRED += [f"provenance.{key}" for key in ("recipe", "data_sha256", "created", "versions")]
-REQUIRED += [f"agreement.{key}" for key in WHOLE["agreement"]] + [f"golden[0].{key}" for key in WHOLE["golden"][0]]
+OPTIONAL = ("operating_point_flips", "accuracy", "macro_auc")
+REQUIRED += [f"agreement.{key}" for key in WHOLE["agreement"] if key not in OPTIONAL]
+REQUIRED += [f"agreement.{part}.{key}" for part in ("differences", "battery") for key in WHOLE["agreement"][part]]
+REQUIRED += [f"golden[0].{key}" for key in WHOLE["golden"][0]]
 
 
 @pytest.mark.parametrize("path", REQUIRED)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import errno
+import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,19 +104,15 @@ def save(data: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read tensors and JSON values, nothing else: a pickle that would run code is refused.
+    """Read what `save` wrote.
 
     Raises:
-        CheckpointError: Missing, truncated, compressed, foreign, or of a newer format.
+        CheckpointError: Missing, truncated, foreign, or of a newer format.
     """
-    _check_archive(path)
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - torch's message would advise to turn the protection off
-        raise CheckpointError(f"{path}: damaged, or holds more than tensors and JSON") from None
+    data = load_tensors(path)
     found = data.get("medtrain_format") if isinstance(data, dict) else None
     if found is None:
-        hint = "Only checkpoints that medtrain wrote say how their images are prepared."
+        hint = "Only checkpoints that medtrain wrote say how their images are prepared; for others see docs/export.md."
         raise CheckpointError(f"{path}: not a medtrain checkpoint", hint=hint)
     if found != CHECKPOINT_FORMAT:
         hint = "Upgrade: pip install -U medonnx"
@@ -122,15 +120,35 @@ def load(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse by the directory of the zip what would inflate to more than the file."""
+def load_tensors(path: Path) -> Any:
+    """Read tensors and JSON values, nothing else: a pickle that would run code is refused.
+
+    Raises:
+        CheckpointError: Missing, truncated, compressed, or holding other objects.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file", hint="Train one: medtrain fit")
+    if zipfile.is_zipfile(path):
+        _refuse_compressed(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript, which is refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # torch's own message would advise to turn the protection off.
+        hint = "A whole pickled module runs code when it is read: save its state_dict() instead."
+        raise CheckpointError(f"{path}: damaged, or holds more than tensors and JSON", hint=hint) from None
+    except Exception:  # noqa: BLE001 - whatever a damaged file makes of the reader
+        hint = "It may be truncated; an interrupted run goes on from last.pt with --resume."
+        raise CheckpointError(f"{path}: not a whole checkpoint", hint=hint) from None
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse by the directory of the zip what would inflate to more than the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             inflated = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError):
-        hint = "It may be truncated; an interrupted run goes on from last.pt with --resume."
-        raise CheckpointError(f"{path}: not a whole checkpoint", hint=hint) from None
+        return  # damaged: the reader will say so
     if inflated:
-        raise CheckpointError(f"{path}: holds compressed records, which medtrain never writes")
+        raise CheckpointError(f"{path}: holds compressed records, which torch never writes")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -228,6 +229,28 @@ def build_network(config: NetworkConfig) -> nn.Module:
         raise CheckpointError(f"network {config.source}:{config.arch} cannot be built: {error}") from None
 
 
+def build_plain_network(arch: str, *, classes: int, in_channels: int) -> nn.Module:
+    """Build a library's network as it stands there, without a head of ours, for weights that were trained elsewhere.
+
+    Raises:
+        UsageError: No such architecture, or not with these classes and channels.
+        MissingExtraError: The library it comes from is not installed.
+    """
+    source, name = _locate(arch)
+    if source == "medtrain":
+        raise UsageError(f"arch: {arch} is medtrain's own", hint="Pass the ckpt.pt that medtrain fit wrote.")
+    try:
+        if source == "timm":
+            timm = library("timm", "pretrained")
+            return cast(nn.Module, timm.create_model(name, pretrained=False, num_classes=classes, in_chans=in_channels))
+        network: nn.Module = library("torchvision.models", "train").get_model(name, weights=None, num_classes=classes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"arch: {arch} cannot be built with {classes} classes: {error}") from None
+    if in_channels != 3:
+        _adapt_first_convolution(network, in_channels)
+    return network
+
+
 def head_of(network: nn.Module) -> tuple[str, Head]:
     """Return the network's head and the name it stands under."""
     return next((name, module) for name, module in network.named_modules() if isinstance(module, Head))
@@ -297,7 +320,7 @@ def predict_logits(classifier: nn.Module, images: npt.NDArray[np.uint8]) -> npt.
 
 
 def _batches(classifier: nn.Module, images: npt.NDArray[np.uint8]) -> Iterator[Tensor]:
-    device = next(classifier.parameters()).device
+    device = next(chain(classifier.parameters(), classifier.buffers())).device
     for start in range(0, len(images), EVALUATION_BATCH):
         yield to_tensor(images[start : start + EVALUATION_BATCH], device)
 
