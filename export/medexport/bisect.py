@@ -65,7 +65,7 @@ def bisect(source: Source, path: str | os.PathLike[str], reference: ReferenceIma
     fed = _fed(_tensors(source, reference), found.graph or Graph())
     wanted = _in_torch(source, found.graph or Graph(), fed)
     observed = _in_file(Path(path), wanted, fed)
-    if not set(observed) - set(OUTPUTS):
+    if all(node.name in OUTPUTS for node in observed):
         raise UsageError(f"{path}: no value inside it has a name that this exporter gives", hint="Export it again.")
     for node, values in observed.items():
         difference, span = _difference(wanted[node.name], values)

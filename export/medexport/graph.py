@@ -156,9 +156,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _cure(error: Exception) -> str:
-    if "batch" in str(error):
-        return "It may depend on the batch size: try --static-batch 1."
-    return "Decisions in Python that depend on pixel values cannot be exported: write them with torch.where."
+    text = str(error)
+    if "data-dependent" in text:
+        return "Decisions in Python that depend on pixel values cannot be exported: write them with torch.where."
+    return "It may depend on the batch size: try --static-batch 1." if "batch" in text else ""
 
 
 def _clean(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -141,7 +141,7 @@ CHOICES = {
     "input.interpolation": ["linear", "area", "cubic"],
     "input.fit.pad.anchor": ["center", "top_left"],
     "graph.input": ["pixels", "float", "image"],
-    "graph.batch": [1, 1024, None],
+    "graph.batch": [1, 1024],
     "graph.precision": ["fp32", "fp16", "int8"],
     "agreement.images": ["synthetic", "data"],
 }

@@ -1,0 +1,191 @@
+"""The verdict: what it measures, and that no export that went wrong gets past it."""
+
+import copy
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import medinfer
+from medexport import build
+from medexport.bisect import bisect
+from medexport.build import build_file
+from medexport.graph import to_onnx
+from medexport.stamp import stamp
+from medexport.verify import describe, images_of, judge
+from medinfer.errors import DisagreementError, MedonnxError, UsageError
+from medinfer.model import OUTPUTS
+from medinfer.spec import Graph, OperatingPoint, Target
+from medtrain.network import Classifier
+
+
+# Each way in which an export has been seen to go wrong, done to the file but not to the checkpoint.
+def swap_mean_and_std(s):
+    return replace(s, classifier=Classifier(s.classifier.network, s.spec.input.std, s.spec.input.mean).eval())
+
+
+def scale_one_tensor(s):
+    network = copy.deepcopy(s.classifier.network)
+    with torch.no_grad():
+        [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1].weight.mul_(1.01)
+    return replace(s, classifier=Classifier(network, s.spec.input.mean, s.spec.input.std).eval())
+
+
+def leave_dropout_on(s):
+    class Dropping(nn.Module):
+        def forward(self, x):
+            return x * (torch.arange(128) % 2)  # what one draw of dropout does
+
+    network = copy.deepcopy(s.classifier.network)
+    network.head[0] = Dropping()
+    return replace(s, classifier=Classifier(network, s.spec.input.mean, s.spec.input.std).eval())
+
+
+def feed_bgr(s):
+    class Swapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = s.classifier
+
+        def forward(self, image):
+            return self.inner(image.flip(1))
+
+    return replace(s, classifier=Swapped().eval())
+
+
+def resize_otherwise(s):
+    return replace(s, spec=replace(s.spec, input=replace(s.spec.input, interpolation="linear")))
+
+
+def rotate_the_classes(s):
+    return replace(s, spec=replace(s.spec, classes=("b", "c", "a")))
+
+
+# ... and where a bisection finds it.
+BREAKINGS = {
+    swap_mean_and_std: "classifier.scale",
+    scale_one_tensor: "features.12.weight",
+    leave_dropout_on: "head",
+    feed_bgr: "inside the graph",
+    resize_otherwise: "the contracts differ in input.interpolation",
+    rotate_the_classes: "the contracts differ in classes",
+}
+
+
+def draft_of(broken, path):
+    spec = replace(broken.spec, graph=Graph())
+    path.write_bytes(stamp(to_onnx(broken.classifier, spec), spec))
+    return path
+
+
+@pytest.mark.parametrize("breaking", BREAKINGS, ids=lambda breaking: breaking.__name__)
+def test_a_broken_export_is_caught_and_traced_to_its_cause(source, tmp_path, breaking):
+    draft = draft_of(breaking(source), tmp_path / "draft.onnx")
+    with pytest.raises(DisagreementError) as caught:
+        judge(source, medinfer.load(draft, "cpu"), images_of(None))
+    assert caught.value.exit_code == 6
+    assert BREAKINGS[breaking] in str(bisect(source, draft, images_of(None)))
+
+
+def test_a_bisection_of_a_right_file_finds_nothing(source, exported):
+    assert bisect(source, exported, images_of(None)) is None
+
+
+def test_a_bisection_of_values_it_does_not_know_says_so(source, exported, tmp_path):
+    model = onnx.load(exported)
+    made = {name for node in model.graph.node for name in node.output} - set(OUTPUTS)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"x_{name}" if name in made else name for name in names]
+    path = tmp_path / "renamed.onnx"
+    onnx.save(model, path)
+    with pytest.raises(UsageError, match="no value inside it has a name"):
+        bisect(source, path, images_of(None))
+
+
+def test_a_batch_axis_that_is_fixed_within_is_caught(source, exported, tmp_path):
+    model = onnx.load(exported)
+    reshape = next(node for node in model.graph.node if node.op_type == "Reshape")
+    sizes = next(tensor for tensor in model.graph.initializer if tensor.name == reshape.input[1])
+    sizes.CopyFrom(onnx.numpy_helper.from_array(np.int64([1, 128]), sizes.name))
+    onnx.save(model, tmp_path / "draft.onnx")
+    with pytest.raises(DisagreementError, match="fails on a batch of 2"):
+        judge(source, medinfer.load(tmp_path / "draft.onnx", "cpu"), images_of(None))
+
+
+def test_a_batch_axis_that_is_declared_fixed_is_refused(source, exported, tmp_path):
+    model = onnx.load(exported)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "draft.onnx")
+    with pytest.raises(MedonnxError, match="its batch size is 1, its contract says any"):
+        judge(source, medinfer.load(tmp_path / "draft.onnx", "cpu"), images_of(None))
+
+
+def test_no_file_is_left_where_the_verdict_is_against_it(source, tmp_path, monkeypatch):
+    right = build.to_onnx
+    monkeypatch.setattr(build, "to_onnx", lambda classifier, spec: right(scale_one_tensor(source).classifier, spec))
+    with pytest.raises(DisagreementError, match=r"features\.12\.weight") as caught:
+        build_file(source, tmp_path / "model.onnx", bisect=True)
+    assert "No file was written" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_hardly_answers_is_refused(source, tmp_path):
+    network = copy.deepcopy(source.classifier.network)
+    with torch.no_grad():
+        network.head[1].weight.mul_(1e-4)
+    dull = replace(source, classifier=Classifier(network, source.spec.input.mean, source.spec.input.std).eval())
+    with pytest.raises(DisagreementError, match="any two models would agree"):
+        build_file(dull, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_a_folder_are_spread_over_it_and_the_verdict_names_them_by_hash(source, exported, tmp_path):
+    for i in range(30):
+        cv2.imwrite(str(tmp_path / f"{i:02d}.png"), np.random.default_rng(i).integers(0, 256, (30, 30, 3), np.uint8))
+    (tmp_path / "bad.png").write_bytes(b"x")
+    chosen = images_of(tmp_path, 10)
+    assert len(chosen.images) == 10
+    agreement = judge(source, medinfer.load(exported, "cpu"), images_of(tmp_path, None))
+    assert (agreement.images, agreement.differences.count) == ("data", 30)
+    assert agreement.images_sha256 == images_of(tmp_path, None).sha256
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no images"):
+        images_of(tmp_path / "empty")
+
+
+def test_folders_named_like_classes_give_accuracy_and_auc_of_both_sides(source, exported, tmp_path, picture):
+    for i in range(24):
+        pixels = picture(40, 40, seed=i)
+        name = source.spec.classes[int(source.logits(cv2.resize(pixels, (40, 48))[None]).argmax()) if i % 4 else i % 3]
+        (tmp_path / name).mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name / f"{i}.png"), pixels[..., ::-1])
+    agreement = judge(source, medinfer.load(exported, "cpu"), images_of(tmp_path, None))
+    assert 0.5 < agreement.accuracy.checkpoint < 1
+    assert agreement.accuracy.file == agreement.accuracy.checkpoint
+    assert "accuracy: checkpoint" in describe(agreement)
+
+
+def test_decisions_at_operating_points_are_counted(make_source, spec, tmp_path):
+    share = {
+        "sensitivity": 0.9,
+        "sensitivity_interval": (0.8, 1.0),
+        "specificity": 0.9,
+        "specificity_interval": (0.8, 1.0),
+    }
+    point = OperatingPoint(name="screening", positive=("a",), threshold=0.3, target=Target(metric="youden"), **share)
+    agreement = build_file(make_source(spec=replace(spec, operating_points=(point,))), tmp_path / "m.onnx").agreement
+    assert agreement.operating_point_flips == {"screening": 0}
+    assert "screening: 0 decisions changed" in describe(agreement)
+
+
+def test_no_tolerance_can_be_loosened_from_outside():
+    from medexport.cli import cli
+
+    options = {option for command in cli.commands.values() for p in command.params for option in p.opts}
+    assert not [option for option in options if "tol" in option or "force" in option or "skip" in option]
