@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 DEMO := build/demo
 HERE := $(CURDIR)
 
-.PHONY: demo test test-all lint format bench bench-training clean
+.PHONY: demo test test-all test-peers lint format bench bench-training clean
 
 # pip's --group needs 25.1.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -28,9 +28,17 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -m "not slow"
 
-# With the long counts: thousands of fuzz cases, kill loops.
+# With the long counts: thousands of fuzz cases, kill loops. `make test-peers` first, or other programs' tests skip.
 test-all: $(INSTALLED) lint
 	$(BIN)/python -m pytest
+
+# Files are opened by other programs, each in an environment of its own; what cannot be had here is skipped.
+test-peers: $(INSTALLED)
+	for name in peers ort117; do test -x build/$$name/bin/python || $(PYTHON) -m venv build/$$name; done
+	-build/peers/bin/python -m pip install --quiet ultralytics "openvino-model-api[onnx]" onnxruntime
+	-build/ort117/bin/python -m pip install --quiet "onnxruntime==1.17.3" "numpy<2"
+	-mkdir -p build/node && npm install --prefix build/node --silent --ignore-scripts onnxruntime-node
+	$(BIN)/python -m pytest tests/medexport/peers
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

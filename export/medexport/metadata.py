@@ -11,7 +11,8 @@ from medinfer import __version__
 from medinfer.command import DISCLAIMER
 from medinfer.spec import CropFit, Graph, ModelSpec, PadFit
 
-INTERPOLATIONS = {"linear": "LINEAR", "area": "AREA", "cubic": "CUBIC"}
+# model_api knows no area; it gets its default then, and images that are of the right size already stay right.
+INTERPOLATIONS = {"linear": "LINEAR", "cubic": "CUBIC"}
 
 
 def keys(spec: ModelSpec) -> dict[str, str]:
@@ -72,6 +73,8 @@ def _model_api(spec: ModelSpec) -> dict[str, str]:
     if isinstance(fit, PadFit):
         resize = "fit_to_window_letterbox" if fit.pad.anchor == "center" else "fit_to_window"
         pad = {"pad_value": str(fit.pad.value)}
+    known = INTERPOLATIONS.get(spec.input.interpolation)
+    filtering = {"interpolation_mode": known} if known else {}
     scale = {}
     if spec.graph and spec.graph.input == "float":
         channels = spec.input.channels
@@ -81,11 +84,11 @@ def _model_api(spec: ModelSpec) -> dict[str, str]:
         # A list with spaces between: a name must hold none.
         "labels": " ".join(name.replace(" ", "_") for name in spec.classes),
         "resize_type": resize,
-        "interpolation_mode": INTERPOLATIONS[spec.input.interpolation],
         "reverse_input_channels": "False",
         "topk": "1",
         "multilabel": "False",
         "output_raw_scores": "True",
+        **filtering,
         **pad,
         **scale,
     }
