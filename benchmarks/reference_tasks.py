@@ -17,6 +17,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+
+from medinfer.inputs import find_images
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -27,18 +31,22 @@ class Contestant:
     data: str
     words: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
+    reencoded: bool = False
+    """Every image as JPEG, so that no file format or compression tells a label."""
 
 
 # The originals' ImageNet weights are a download, so they start from none; on fewer images than theirs they get as many
 # steps as theirs where that can be told.
 SCRATCH = ("--variant", "original", "--weights", "none")
 RANDOM = ("--split", "original", "--allow-leakage")
+# Low enough to drown what an earlier compression left.
+QUALITY = 60
 BUSI, MRI, MODAL, CARDIO = "busi-256", "brain-tumor-mri", "brain-tumor-ct-mri", "cardiomegaly-full"
 CONTESTANTS = (
-    Contestant("malaria", "original", "malaria/cell_images", (*SCRATCH, "--epochs", "70"), (0, 1, 2)),
-    Contestant("malaria", "ours", "malaria/cell_images", (), (0, 1, 2)),
-    Contestant("brain-tumor-ct-mri", "original", MODAL, SCRATCH, (0, 1, 2)),
-    Contestant("brain-tumor-ct-mri", "ours", MODAL, (), (0, 1, 2)),
+    Contestant("malaria", "original", "malaria/cell_images", (*SCRATCH, "--epochs", "70"), (0, 1, 2, 3, 4)),
+    Contestant("malaria", "ours", "malaria/cell_images", (), (0, 1, 2, 3, 4)),
+    Contestant("brain-tumor-ct-mri", "original, one format", MODAL, SCRATCH, (0, 1, 2), reencoded=True),
+    Contestant("brain-tumor-ct-mri", "ours, one format", MODAL, (), (0, 1, 2), reencoded=True),
     Contestant("busi", "ours", BUSI, (), (0, 1, 2, 3, 4)),
     Contestant("busi", "original", BUSI, SCRATCH, (0,)),
     Contestant("busi", "ours, look-alikes together", BUSI, ("--set", "data.near_duplicates=true"), (0, 1, 2, 3, 4)),
@@ -69,20 +77,24 @@ def main() -> None:
 def _run(contestant: Contestant, seed: int, options: argparse.Namespace) -> dict | None:
     folder = options.out / contestant.task / contestant.name.replace(", ", "-").replace(" ", "-") / str(seed)
     if not (folder / "metrics.json").exists() and not options.table:
-        command = [str(Path(sys.executable).with_name("medtrain")), "fit", str(options.data / contestant.data)]
-        command += [
-            "--recipe",
-            contestant.task,
-            *contestant.words,
-            "--seed",
-            str(seed),
-            "--out",
-            str(folder),
-            "--resume",
-        ]
+        data = options.data / contestant.data
+        if contestant.reencoded:
+            data = _reencode(data, options.out / f"{contestant.data}-jpeg")
+        command = [str(Path(sys.executable).with_name("medtrain")), "fit", str(data), "--recipe", contestant.task]
+        command += [*contestant.words, "--seed", str(seed), "--out", str(folder), "--resume"]
         subprocess.run(command, check=True)
     file = folder / "metrics.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _reencode(source: Path, target: Path) -> Path:
+    """Write every image of a folder as gray JPEG of one quality into another, under the same names."""
+    for path in sorted(find_images(source)):
+        copy = target / f"{Path(path).relative_to(source)}.jpg"  # one stem stands for two images here
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.exists():
+            cv2.imwrite(str(copy), cv2.imread(path, cv2.IMREAD_GRAYSCALE), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return target
 
 
 def _row(contestant: Contestant, runs: list[dict]) -> dict:

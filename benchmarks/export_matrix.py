@@ -1,0 +1,190 @@
+"""Every network that recipes name, exported: how clean the graph is, and how far its answers lie from torch's.
+
+    python -m benchmarks.export_matrix DATA/brain-tumor-mri [--only resnet18,vit_b_16] [--write docs/export-matrix.md]
+
+The weights are random, but BatchNorm has statistics of real images and the last layer is scaled until the logits spread
+over 4: nets as they come out of their constructors answer 0 to everything, and any two would agree. A network that is
+done is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from medexport.build import build_file
+from medexport.graph import Deployable
+from medexport.source import Source
+from medexport.verify import BATCHES, images_of
+from medinfer.agreement import compare
+from medinfer.images import read_image
+from medinfer.model import Model, load
+from medinfer.pixels import preprocess
+from medinfer.spec import InputSpec, ModelSpec
+from medtrain.network import Classifier, build_network, network_config
+from medtrain.recipe import Network
+
+NETWORKS = [
+    "resnet18",
+    "resnet50",
+    "vgg16",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "efficientnet_b3",
+    "efficientnet_v2_s",
+    "densenet121",
+    "convnext_tiny",
+    "regnet_y_400mf",
+    "shufflenet_v2_x1_0",
+    "vit_b_16",
+    "swin_t",
+    "small_cnn",
+    "malaria_cnn",
+    "ct_mri_cnn",
+    "efficientnet_lite0",
+]
+SIDE, IMAGES, SPREAD = 224, 32, 4.0
+CLASSES = ("a", "b", "c", "d")
+INPUT = InputSpec(height=SIDE, width=SIDE, interpolation="area", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SPEC = ModelSpec(name="matrix", classes=CLASSES, task="multiclass", input=INPUT)
+
+
+def main() -> None:
+    """Export what is not exported yet, and print or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", help="Names, with commas; by default all.")
+    parser.add_argument("--out", type=Path, default=Path("build/export-matrix"))
+    parser.add_argument("--write", type=Path, help="A Markdown file for the table.")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    images = images_of(options.data, IMAGES).images
+    rows = []
+    for arch in NETWORKS if options.only is None else options.only.split(","):
+        file = options.out / f"{arch}.json"
+        if not file.exists():
+            file.write_text(json.dumps(measure(arch, images, options.out, options.data)), encoding="utf-8")
+        rows.append(json.loads(file.read_text(encoding="utf-8")))
+        print(line(rows[-1]), flush=True)
+    if options.write:
+        options.write.write_text(page(rows), encoding="utf-8")
+
+
+def measure(arch: str, images: Sequence[str], out: Path, data: Path) -> dict:
+    """Return one network's figures."""
+    tensors = np.stack([preprocess(read_image(image, INPUT), INPUT) for image in images])
+    source = Source(classifier(arch, tensors), SPEC)
+    before = nodes_before(source)
+    path = out / f"{arch}.onnx"
+    start = time.monotonic()
+    build_file(source, path, images=images_of(data, IMAGES), overwrite=True)
+    seconds = time.monotonic() - start
+    model, wanted = load(path, "cpu"), source.logits(tensors)
+    batches = {}
+    for size in BATCHES:
+        chunks = [model.predict_batch(images[i : i + size]) for i in range(0, len(images), size)]
+        logits = np.array([list(seen.logits.values()) for chunk in chunks for seen in chunk], np.float32)
+        found = compare(wanted, logits)
+        batches[size] = {"difference": found.max_difference, "flips": len(found.flips), "ties": len(found.ties)}
+    measured = {
+        "arch": arch,
+        "before": before,
+        "after": count_nodes(model),
+        "tolerance": found.tolerance,
+        "batches": batches,
+        "megabytes": path.stat().st_size / 1e6,
+        "seconds": seconds,
+    }
+    path.unlink()
+    return measured
+
+
+def classifier(arch: str, tensors: np.ndarray) -> Classifier:
+    """Return a network with statistics of real images and logits that vary."""
+    torch.manual_seed(0)
+    network = build_network(network_config(Network(arch=arch), INPUT, classes=len(CLASSES)))
+    whole = Classifier(network, INPUT.mean, INPUT.std).train()
+    pixels = torch.from_numpy(tensors).permute(0, 3, 1, 2)
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+            for _ in range(8):
+                whole(pixels[:16])
+        answers = whole.eval()(pixels)
+        last.bias.sub_(answers.mean(dim=0))
+        factor = SPREAD / float((answers.amax(0) - answers.amin(0)).max())
+        last.weight.mul_(factor)
+        last.bias.mul_(factor)
+    return whole
+
+
+def nodes_before(source: Source) -> int:
+    """Count the nodes that torch's exporter writes, left to itself and with a permutation in front."""
+
+    class Plain(Deployable):
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self.classifier(image.permute(0, 3, 1, 2))
+            return torch.softmax(logits, dim=1), logits
+
+    example = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
+    program = torch.onnx.export(
+        Plain(source.classifier, SPEC).eval(),
+        (example,),
+        dynamo=True,
+        opset_version=18,
+        dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+        verbose=False,
+    )
+    return len(program.model_proto.graph.node)
+
+
+def count_nodes(model: Model) -> int:
+    """Count the nodes of the file."""
+    return len(onnx.load(model.path).graph.node)
+
+
+def line(row: dict) -> str:
+    """Return one row for the terminal."""
+    worst = max(batch["difference"] for batch in row["batches"].values())
+    flips = sum(batch["flips"] for batch in row["batches"].values())
+    return (
+        f"{row['arch']:20} nodes {row['before']:4} -> {row['after']:4}  max |dlogit| {worst:.1e} "
+        f"(allowed {row['tolerance']:.1e})  {flips} flips  {row['megabytes']:.1f} MB  {row['seconds']:.0f} s"
+    )
+
+
+def page(rows: list[dict]) -> str:
+    """Return the table as a Markdown page."""
+    sizes = "".join(f" batch {size} |" for size in BATCHES)
+    text = f"""# Exports, network by network
+
+Written by `python -m benchmarks.export_matrix DATA/brain-tumor-mri --write docs/export-matrix.md`: {SIDE} px,
+{len(CLASSES)} classes, {IMAGES} real images, two shared CPU cores. Nodes: what torch's exporter writes left to itself,
+and what is in our file. In each batch: the largest difference of a logit from torch's in fp32, and label flips. The
+logits spread over {SPREAD:.0f}, so {SPREAD * 1e-4:.0e} is allowed. Seconds: the whole export, with the verdict on
+{IMAGES} images and the patterns. The weights are random, with BatchNorm statistics of real images.
+
+| network | nodes |{sizes} MB | seconds |
+|---|---|{"---|" * len(BATCHES)}---|---|
+"""
+    return text + "".join(_markdown(row) for row in rows)
+
+
+def _markdown(row: dict) -> str:
+    cells = "".join(f" {batch['difference']:.1e}, {batch['flips']} |" for batch in row["batches"].values())
+    nodes = f"{row['before']} -> {row['after']}"
+    return f"| {row['arch']} | {nodes} |{cells} {row['megabytes']:.1f} | {row['seconds']:.0f} |\n"
+
+
+if __name__ == "__main__":
+    main()
