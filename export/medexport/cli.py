@@ -14,6 +14,7 @@ from medinfer import __version__
 from medinfer.command import DISCLAIMER, Group, run, tell
 
 if TYPE_CHECKING:
+    from medexport.verify import ReferenceImages
     from medinfer.spec import Agreement
 
 
@@ -120,7 +121,9 @@ def onnx(
         source = read_checkpoint(named)
     if hf:
         check_hf(source.spec)
-    with Progress(f"Exporting {output.name}: comparing", enabled=not quiet) as progress:
+    if not quiet:
+        tell(f"Exporting {named} to {output} ...")
+    with Progress("Comparing", enabled=not quiet) as progress:
         graph, reference = Graph(input=fed, batch=static_batch), images_of(data, images)
         written = build_file(
             source, output, graph=graph, images=reference, overwrite=overwrite, bisect=bisect, progress=progress
@@ -129,7 +132,7 @@ def onnx(
     if not quiet:
         tell(f"{output} ({output.stat().st_size / 1e6:.1f} MB, {time.monotonic() - start:.0f} s)")
     assert written.agreement is not None
-    _report(written.agreement, as_json=as_json, quiet=quiet)
+    _report(written.agreement, reference, as_json=as_json, quiet=quiet)
 
 
 def _check_source(
@@ -196,16 +199,16 @@ def verify(
         raise DisagreementError(
             f"{error.message}. The first difference: {diverging(source, model, reference)}"
         ) from None
-    _report(agreement, as_json=as_json, quiet=quiet)
+    _report(agreement, reference, as_json=as_json, quiet=quiet)
 
 
-def _report(agreement: Agreement, *, as_json: bool, quiet: bool) -> None:
+def _report(agreement: Agreement, reference: ReferenceImages, *, as_json: bool, quiet: bool) -> None:
     from medexport.verify import describe
 
     if as_json:
         click.echo(json.dumps(agreement.to_json()))
     elif not quiet:
-        tell(describe(agreement))
+        tell(describe(agreement, reference))
 
 
 def main() -> None:

@@ -47,6 +47,11 @@ class ReferenceImages:
             digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
 
+    def name(self, position: int) -> str:
+        """Return what an image is called in a report."""
+        image = self.images[position]
+        return os.fspath(image) if isinstance(image, str | os.PathLike) else f"drawn image {position}"
+
     def label(self, image: ImageSource, classes: Sequence[str]) -> int | None:
         """Return the index of the class that an image's folder tells, if it does."""
         name = class_of(image, self.folder, classes) if self.folder and isinstance(image, str) else None
@@ -58,6 +63,8 @@ class Answers:
     """What both sides say of the same images, in the order of the source's classes."""
 
     images: Sequence[ImageSource]
+    positions: Sequence[int]
+    """Where they stand among the images named: some of those may be unusable."""
     expected: Logits
     """The checkpoint's, in torch."""
     observed: Logits
@@ -117,23 +124,24 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         batches=batches,
         provider=model.provider,
         precision=model.precision,
-        differences=_differences(found, len(answers.images)),
-        battery=_differences(fixed, len(battery.images)),
+        differences=_differences(found, answers),
+        battery=_differences(fixed, battery),
         operating_point_flips=_decisions_changed(source.spec, *answers.paired),
         **_with_labels(source.spec, reference, answers),
     )
 
 
-def describe(agreement: Agreement) -> str:
-    """Return the verdict as a few lines for people."""
+def describe(agreement: Agreement, reference: ReferenceImages) -> str:
+    """Return the verdict as a few lines for people; `reference` is what it was given on."""
     found, fixed = agreement.differences, agreement.battery
     images = "images of the data" if agreement.images == "data" else "drawn images"
     lines = [
         f"agrees with the checkpoint on {found.count} {images} and {fixed.count} patterns, in batches of "
         f"{', '.join(map(str, agreement.batches))}: max |dlogit| {found.max_logit:.1e} "
         f"(allowed {found.tolerance:.1e}), mean {found.mean_logit:.1e}, max |dp| {found.max_probability:.1e}, "
-        f"{found.label_flips} label flips, {found.ties} ties"
+        f"{found.label_flips} label flips, {len(found.ties)} ties"
     ]
+    lines += [f"tie: {reference.name(position)}" for position in found.ties]
     lines += [f"{name}: {flips} decisions changed" for name, flips in agreement.operating_point_flips.items()]
     for name, pair in (("accuracy", agreement.accuracy), ("macro AUC", agreement.macro_auc)):
         if pair:
@@ -152,32 +160,33 @@ def _ask(
     source: Source, model: Model, images: Sequence[ImageSource], batches: Sequence[int], progress: Progress
 ) -> Answers:
     """Ask both sides about the images that can be used."""
-    usable: list[ImageSource] = []
+    positions: list[int] = []
     expected: list[Logits] = []
     for start in range(0, len(images), TORCH_CHUNK):
         chunk = images[start : start + TORCH_CHUNK]
-        read, tensors = _preprocessed(source, chunk)
-        usable += read
-        if read:
-            expected.append(source.logits(tensors))
+        usable, tensors = _preprocessed(source, chunk)
+        positions += [start + i for i in usable]
+        if usable:
+            expected.append(source.logits(np.stack(tensors)))
         progress.step(len(chunk))
-    if not usable:
+    if not positions:
         nothing = np.empty((0, len(source.spec.classes)), np.float32)
-        return Answers([], nothing, nothing)
-    observed = _observed(model, usable, source.spec.classes, batches, progress)
-    return Answers(usable, np.concatenate(expected), observed)
+        return Answers([], [], nothing, nothing)
+    taken = [images[i] for i in positions]
+    observed = _observed(model, taken, source.spec.classes, batches, progress)
+    return Answers(taken, positions, np.concatenate(expected), observed)
 
 
-def _preprocessed(source: Source, images: Sequence[ImageSource]) -> tuple[list[ImageSource], npt.NDArray[np.uint8]]:
-    """Return the images that can be used, and their tensors by the checkpoint's own contract, not by the file's."""
+def _preprocessed(source: Source, images: Sequence[ImageSource]) -> tuple[list[int], list[npt.NDArray[np.uint8]]]:
+    """Return which images can be used, and their tensors by the checkpoint's own contract, not by the file's."""
     usable, tensors = [], []
-    for image in images:
+    for i, image in enumerate(images):
         try:
             tensors.append(preprocess(read_image(image, source.spec.input), source.spec.input))
         except ImageError:
             continue  # as unusable for the one side as for the other
-        usable.append(image)
-    return usable, np.stack(tensors) if tensors else np.empty(0, np.uint8)
+        usable.append(i)
+    return usable, tensors
 
 
 def _observed(
@@ -231,7 +240,8 @@ def differing_fields(wanted: ModelSpec, found: ModelSpec) -> list[str]:
     return fields + [name for name in ("classes", "calibration") if getattr(wanted, name) != getattr(found, name)]
 
 
-def _differences(found: Comparison, count: int) -> Differences:
+def _differences(found: Comparison, answers: Answers) -> Differences:
+    count = len(answers.images)
     return Differences(
         count=count,
         logit_spread=_rounded(found.spread),
@@ -240,7 +250,7 @@ def _differences(found: Comparison, count: int) -> Differences:
         mean_logit=_rounded(found.mean_difference),
         max_probability=_rounded(found.max_probability_difference),
         label_flips=len(found.flips),
-        ties=len(found.ties),
+        ties=tuple(sorted({answers.positions[i % count] for i in found.ties})),
     )
 
 

@@ -237,8 +237,8 @@ class Provenance(Schema):
 class Differences(Schema):
     """How far the file's answers lie from the checkpoint's; differences are absolute.
 
-    `tolerance` is the largest allowed on a logit. A tie is a changed label whose two highest logits lie within twice
-    the tolerance.
+    `tolerance` is the largest allowed on a logit. `ties` are the positions, from 0 among the images named, of those
+    whose label changed and whose two highest logits lie within twice the tolerance.
     """
 
     count: int
@@ -248,7 +248,7 @@ class Differences(Schema):
     mean_logit: float
     max_probability: float
     label_flips: int
-    ties: int
+    ties: tuple[int, ...]
 
 
 @schema

@@ -168,7 +168,7 @@ def test_folders_named_like_classes_give_accuracy_and_auc_of_both_sides(source, 
     agreement = judge(source, medinfer.load(exported, "cpu"), images_of(tmp_path, None))
     assert 0.5 < agreement.accuracy.checkpoint < 1
     assert agreement.accuracy.file == agreement.accuracy.checkpoint
-    assert "accuracy: checkpoint" in describe(agreement)
+    assert "accuracy: checkpoint" in describe(agreement, images_of(tmp_path, None))
 
 
 def test_decisions_at_operating_points_are_counted(make_source, spec, tmp_path):
@@ -181,7 +181,7 @@ def test_decisions_at_operating_points_are_counted(make_source, spec, tmp_path):
     point = OperatingPoint(name="screening", positive=("a",), threshold=0.3, target=Target(metric="youden"), **share)
     agreement = build_file(make_source(spec=replace(spec, operating_points=(point,))), tmp_path / "m.onnx").agreement
     assert agreement.operating_point_flips == {"screening": 0}
-    assert "screening: 0 decisions changed" in describe(agreement)
+    assert "screening: 0 decisions changed" in describe(agreement, images_of(None))
 
 
 def test_no_tolerance_can_be_loosened_from_outside():
@@ -189,3 +189,35 @@ def test_no_tolerance_can_be_loosened_from_outside():
 
     options = {option for command in cli.commands.values() for p in command.params for option in p.opts}
     assert not [option for option in options if "tol" in option or "force" in option or "skip" in option]
+
+
+def test_ties_are_listed_by_name(source, exported, tmp_path):
+    agreement = judge(source, medinfer.load(exported, "cpu"), images_of(None))
+    tied = replace(agreement, differences=replace(agreement.differences, ties=(1,)))
+    for name in ("x.png", "y.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((9, 9, 3), np.uint8))
+    assert f"tie: {tmp_path / 'y.png'}" in describe(tied, images_of(tmp_path))
+    assert "tie: drawn image 1" in describe(tied, images_of(None))
+
+
+def test_a_label_that_changes_where_the_checkpoint_is_unsure_is_a_tie_and_no_flip(source, exported, tmp_path, picture):
+    """The last layer is moved so that one image lies on the border between two classes."""
+    (tmp_path / "unreadable.png").write_bytes(b"x")
+    for i in range(1, 9):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), picture(48, 40, seed=i)[..., ::-1])
+    images = images_of(tmp_path)
+    pixels = np.stack([cv2.imread(str(tmp_path / f"{i}.png"))[..., ::-1] for i in range(1, 9)])
+    logits = source.logits(pixels)[4]
+    first, second = np.argsort(logits)[[-1, -2]]
+    network = copy.deepcopy(source.classifier.network)
+    with torch.no_grad():
+        network.head[1].bias[second] += float(logits[first] - logits[second])
+    on_border = replace(source, classifier=Classifier(network, source.spec.input.mean, source.spec.input.std).eval())
+    tilted = copy.deepcopy(network)
+    with torch.no_grad():
+        tilted.head[1].bias[second] += 4e-5 * (1 if on_border.logits(pixels)[4].argmax() == first else -1)
+    other = replace(source, classifier=Classifier(tilted, source.spec.input.mean, source.spec.input.std).eval())
+    draft = draft_of(other, tmp_path / "draft.onnx")
+    agreement = judge(on_border, medinfer.load(draft, "cpu"), images)
+    assert agreement.differences.label_flips == 0
+    assert [images.name(i) for i in agreement.differences.ties] == [str(tmp_path / "5.png")]

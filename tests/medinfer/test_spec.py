@@ -119,7 +119,7 @@ DIFFERENCES = st.builds(
     mean_logit=NUMBERS,
     max_probability=NUMBERS,
     label_flips=COUNTS,
-    ties=COUNTS,
+    ties=tuples(COUNTS, max_size=3),
 )
 PAIRS = st.none() | st.builds(BeforeAfter, checkpoint=SHARES, file=SHARES)
 AGREEMENTS = st.builds(

@@ -65,7 +65,7 @@ WHOLE = {
             "mean_logit": 1e-7,
             "max_probability": 1e-8,
             "label_flips": 0,
-            "ties": 1,
+            "ties": [1, 2],
         },
         "battery": {
             "count": 2,
@@ -75,7 +75,7 @@ WHOLE = {
             "mean_logit": 1e-7,
             "max_probability": 1e-8,
             "label_flips": 0,
-            "ties": 1,
+            "ties": [1, 2],
         },
         "operating_point_flips": {"screening": 1},
         "accuracy": {"checkpoint": 0.9, "file": 0.9},
@@ -250,7 +250,8 @@ BAD = {
             "mean_logit": [[]],
             "max_probability": ["0"],
             "label_flips": [0.0],
-            "ties": [1.0],
+            "ties": [1, "1"],
+            "ties[0]": [1.0],
         }.items()
     },
     "agreement.operating_point_flips": [[], 1],
