@@ -20,6 +20,7 @@ import onnx
 import torch
 from torch import nn
 
+from medexport.battery import patterns
 from medexport.build import build_file
 from medexport.graph import Deployable
 from medexport.source import Source
@@ -110,21 +111,26 @@ def measure(arch: str, images: Sequence[str], out: Path, data: Path) -> dict:
 
 
 def classifier(arch: str, tensors: np.ndarray) -> Classifier:
-    """Return a network with statistics of real images and logits that vary."""
+    """Return a network with statistics of real images and of the patterns, and logits that vary.
+
+    Without the patterns a net of random weights answers them with logits of thousands, in which fp32 itself is lost.
+    """
     torch.manual_seed(0)
     network = build_network(network_config(Network(arch=arch), INPUT, classes=len(CLASSES)))
     whole = Classifier(network, INPUT.mean, INPUT.std).train()
     pixels = torch.from_numpy(tensors).permute(0, 3, 1, 2)
+    fixed = torch.from_numpy(np.stack([preprocess(image, INPUT) for image in patterns()])).permute(0, 3, 1, 2)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
-        if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-            for _ in range(8):
-                whole(pixels[:16])
+        for norm in norms:
+            norm.momentum = None  # the plain mean over what is seen, and no memory of the start
+            norm.reset_running_stats()
+        if norms:
+            whole(torch.cat([pixels, fixed]))
+        last.bias.zero_()
         answers = whole.eval()(pixels)
-        last.bias.sub_(answers.mean(dim=0))
-        factor = SPREAD / float((answers.amax(0) - answers.amin(0)).max())
-        last.weight.mul_(factor)
-        last.bias.mul_(factor)
+        last.weight.mul_(SPREAD / float((answers.amax(0) - answers.amin(0)).max()))
     return whole
 
 

@@ -43,14 +43,19 @@ class ReferenceImages:
         """Hash over their content, in order."""
         digest = hashlib.sha256()
         for image in self.images:
-            content = image.tobytes() if isinstance(image, np.ndarray) else read_file(str(image))
+            if isinstance(image, str | os.PathLike):
+                content = read_file(image)
+            else:
+                content = image.tobytes() if isinstance(image, np.ndarray) else image
             digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
 
     def name(self, position: int) -> str:
         """Return what an image is called in a report."""
         image = self.images[position]
-        return os.fspath(image) if isinstance(image, str | os.PathLike) else f"drawn image {position}"
+        if isinstance(image, str | os.PathLike):
+            return os.fspath(image)
+        return str(getattr(image, "source", f"drawn image {position}"))
 
     def label(self, image: ImageSource, classes: Sequence[str]) -> int | None:
         """Return the index of the class that an image's folder tells, if it does."""

@@ -208,14 +208,14 @@ def evaluate(
 
     import numpy as np
 
-    from medinfer.inputs import class_of, find_images
+    from medinfer.inputs import class_of, find_images, name_of
     from medinfer.metrics import as_text, measure
     from medinfer.progress import Progress
 
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
     labels, scores, failed = [], [], 0
     found = list(find_images(folder))
-    labelled = [path for path in found if class_of(path, folder, opened.classes)]
+    labelled = [path for path in map(name_of, found) if class_of(path, folder, opened.classes)]
     with Progress("Evaluating", len(labelled), enabled=not quiet) as progress:
         for seen in opened.predict_many(labelled):
             progress.step()

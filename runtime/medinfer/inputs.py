@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medinfer.errors import UsageError
 
+if TYPE_CHECKING:
+    from medinfer.archives import Member
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"})
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 CLUTTER = frozenset({"Thumbs.db", ".DS_Store", "desktop.ini", "__MACOSX"})
 
 
@@ -18,19 +25,40 @@ class ImageSearch:
     Iterating yields paths: explicit ones as given, then under each folder, recursively and sorted by name, the files
     with an image's suffix or DICOM magic. Every other file is counted in `skipped`. Links to folders are not followed,
     so a loop of links cannot trap a run. A folder that cannot be listed is yielded itself: reading it gives the error.
+    What lies in an archive is yielded as its bytes, which know their name.
     """
 
-    def __init__(self, *paths: str | os.PathLike[str]) -> None:
+    def __init__(self, *paths: str | os.PathLike[str], exclude: Sequence[str] = ()) -> None:
         self.paths = tuple(os.fspath(path) for path in paths)
+        self.exclude = tuple(exclude)
         self.skipped = 0
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[str | Member]:
         self.skipped = 0
         for path in self.paths:
-            if os.path.isdir(path):
-                yield from self._walk(path)
+            for found in _expanded(path):
+                if os.path.isdir(found):
+                    yield from self._walk(found)
+                elif found.lower().endswith(ARCHIVES) and os.path.isfile(found):
+                    yield from self._unpacked(found)
+                elif self._excluded(found):
+                    self.skipped += 1
+                else:
+                    yield found
+
+    def _unpacked(self, path: str) -> Iterator[Member]:
+        from medinfer.archives import read_members  # brings the archive formats: 5 ms
+
+        for member in read_members(path, lambda name: is_image_name(name) and not self._excluded(name)):
+            if member is None:
+                self.skipped += 1
             else:
-                yield path
+                yield member
+
+    def _excluded(self, path: str) -> bool:
+        """Tell whether a pattern matches a path's name or the whole of it."""
+        name = os.path.basename(path)
+        return any(fnmatchcase(name, pattern) or fnmatchcase(path, pattern) for pattern in self.exclude)
 
     def _walk(self, folder: str) -> Iterator[str]:
         try:
@@ -42,22 +70,53 @@ class ImageSearch:
             if entry.name in CLUTTER or entry.name.startswith("._"):
                 self.skipped += 1
             elif entry.is_dir(follow_symlinks=False):
-                yield from self._walk(entry.path)
-            elif is_image_name(entry.name) or _has_dicom_magic(entry):
+                if not self._excluded(entry.path):
+                    yield from self._walk(entry.path)
+            elif not self._excluded(entry.path) and (is_image_name(entry.name) or _has_dicom_magic(entry)):
                 yield entry.path
             else:
                 self.skipped += 1
 
 
-def find_images(*paths: str | os.PathLike[str]) -> ImageSearch:
-    """Return the images among `paths`, which may be files and folders; lazily, in a fixed order.
+def find_images(*paths: str | os.PathLike[str], exclude: Sequence[str] = ()) -> ImageSearch:
+    """Return the images among `paths`: files, folders, patterns, zip and tar archives; lazily, in a fixed order.
+
+    Args:
+        paths: A path that does not exist and holds `*`, `?` or `[` is a pattern; `**` stands for any folders.
+        exclude: Patterns of names or paths that are left out: `*_mask.png`.
 
     Raises:
         UsageError: No path was given.
     """
     if not paths:
         raise UsageError("no path was given")
-    return ImageSearch(*paths)
+    return ImageSearch(*paths, exclude=exclude)
+
+
+def shard(items: Iterable[str | Member], index: int, count: int) -> Iterator[str | Member]:
+    """Yield the share of a run that one of `count` jobs does, `index` from 1: by a hash of each name.
+
+    The shares of all jobs are disjoint and together the whole, whatever order each finds its files in.
+    """
+    return (item for item in items if _hash(name_of(item)) % count == index - 1)
+
+
+def name_of(item: str | Member) -> str:
+    """Return what a record calls an input."""
+    return item if isinstance(item, str) else item.source
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(sha256(os.fsencode(name)).digest()[:8], "big")
+
+
+def _expanded(path: str) -> list[str]:
+    """Return what a pattern matches, sorted; a path that exists, or matches nothing, is itself."""
+    if os.path.lexists(path) or not any(sign in path for sign in "*?["):
+        return [path]
+    from glob import glob
+
+    return sorted(glob(path, recursive=True)) or [path]
 
 
 def class_of(path: str, folder: str | os.PathLike[str], classes: Sequence[str]) -> str | None:

@@ -151,6 +151,8 @@ class Model:
         errors: list[ImageError | None] = []
         for image in images:
             try:
+                if missing := getattr(image, "error", None):  # a member of an archive that could not be read
+                    raise missing
                 pixels = read_image(image, self.spec.input, color=color, max_pixels=self._max_pixels)
                 preprocess(pixels, self.spec.input, out=buffer[filled])
             except ImageError as error:
@@ -197,7 +199,8 @@ class Model:
 
 
 def _source(image: ImageSource) -> str | None:
-    return os.fspath(image) if isinstance(image, str | os.PathLike) else None
+    """Return what an image is called: its path, or the name that a member of an archive carries."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else getattr(image, "source", None)
 
 
 def _judge(prediction: Prediction) -> Prediction:

@@ -7,21 +7,49 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable
-from typing import IO
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
 
 from medinfer.prediction import Prediction
 
-Write = Callable[[Prediction], None]
+Record = Mapping[str, Any]
 FORMATS = ("table", "csv", "jsonl")
 
 
-def writer(kind: str, stream: IO[str], classes: tuple[str, ...]) -> Write:
+def writer(kind: str, stream: IO[str], classes: tuple[str, ...]) -> Callable[[Prediction], None]:
     """Return what writes one prediction to a stream as `table`, `csv` or `jsonl`; a header goes out at once."""
-    return {"table": _table, "csv": _csv, "jsonl": _jsonl}[kind](stream, classes)
+    if kind == "table":
+        return _table(stream, classes)
+    write = record_writer(kind, stream, classes)
+    return lambda prediction: write(as_record(prediction))
 
 
-def _table(stream: IO[str], classes: tuple[str, ...]) -> Write:
+def record_writer(kind: str, stream: IO[str], classes: tuple[str, ...]) -> Callable[[Record], None]:
+    """Return what writes one record to a stream as `csv` or `jsonl`; a header goes out at once."""
+    return {"csv": _csv, "jsonl": _jsonl}[kind](stream, classes)
+
+
+def as_record(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction as JSON values; probabilities to six digits."""
+    record: dict[str, Any] = {"path": _readable(prediction.source)}
+    if prediction.source is not None and record["path"] != prediction.source:
+        # The name is not UTF-8: this is how a program gets its bytes back.
+        record["path_base64"] = base64.b64encode(os.fsencode(prediction.source)).decode("ascii")
+    if prediction.error:
+        record["error"] = {"code": prediction.error.code, "message": str(prediction.error)}
+    else:
+        record["label"] = prediction.label
+        record["probability"] = round(prediction.probability, 6)
+        record["probabilities"] = {name: round(value, 6) for name, value in prediction.probabilities.items()}
+    return record
+
+
+def columns(classes: Sequence[str]) -> list[str]:
+    """Return the names of a table's columns."""
+    return ["path", "label", "probability", "error", "message", *(f"p({name})" for name in classes)]
+
+
+def _table(stream: IO[str], classes: tuple[str, ...]) -> Callable[[Prediction], None]:
     import shutil  # brings the archive formats: 5 ms that only a table is worth
 
     width = max(len("label"), *map(len, classes))
@@ -38,38 +66,28 @@ def _table(stream: IO[str], classes: tuple[str, ...]) -> Write:
     return write
 
 
-def _csv(stream: IO[str], classes: tuple[str, ...]) -> Write:
+def _csv(stream: IO[str], classes: tuple[str, ...]) -> Callable[[Record], None]:
     def row(values: list[str]) -> None:
         # The csv module quotes a carriage return only if the line ends with one; a file name may hold one.
         line = io.StringIO()
         csv.writer(line, lineterminator="\r\n").writerow(values)
         stream.write(line.getvalue().removesuffix("\r\n") + "\n")
 
-    row(["path", "label", "probability", "error", "message", *(f"p({name})" for name in classes)])
+    row(columns(classes))
+    nothing = [""] * len(classes)
 
-    def write(prediction: Prediction) -> None:
-        path = _readable(prediction.source)
-        if prediction.error:
-            row([path, "", "", prediction.error.code, str(prediction.error), *("" for _ in classes)])
+    def write(record: Record) -> None:
+        if error := record.get("error"):
+            row([record["path"], "", "", error["code"], error["message"], *nothing])
         else:
-            scores = [f"{value:.6f}" for value in prediction.probabilities.values()]
-            row([path, prediction.label, f"{prediction.probability:.6f}", "", "", *scores])
+            scores = [f"{value:.6f}" for value in record["probabilities"].values()]
+            row([record["path"], record["label"], f"{record['probability']:.6f}", "", "", *scores])
 
     return write
 
 
-def _jsonl(stream: IO[str], classes: tuple[str, ...]) -> Write:
-    def write(prediction: Prediction) -> None:
-        record: dict[str, object] = {"path": _readable(prediction.source)}
-        if prediction.source is not None and record["path"] != prediction.source:
-            # The name is not UTF-8: this is how a program gets its bytes back.
-            record["path_base64"] = base64.b64encode(os.fsencode(prediction.source)).decode("ascii")
-        if prediction.error:
-            record["error"] = {"code": prediction.error.code, "message": str(prediction.error)}
-        else:
-            record["label"] = prediction.label
-            record["probability"] = round(prediction.probability, 6)
-            record["probabilities"] = {name: round(value, 6) for name, value in prediction.probabilities.items()}
+def _jsonl(stream: IO[str], classes: tuple[str, ...]) -> Callable[[Record], None]:
+    def write(record: Record) -> None:
         stream.write(json.dumps(record) + "\n")
 
     return write

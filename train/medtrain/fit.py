@@ -36,6 +36,7 @@ from medtrain.recipe import Recipe, describe
 from medtrain.weights import load_weights
 
 RESULTS = ("ckpt.pt", "last.pt", "metrics.json", "splits.csv")
+STATE_KEYS = {"created", "torch", "recipe", "data_sha256", "finished", "seconds", "trainer"}
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 
 
@@ -165,14 +166,14 @@ def _dataset(data: Path | None, recipe: Recipe, options: Options) -> Dataset:
 
 def _check_same_run(saved: Mapping[str, Any], recipe: Recipe, dataset: Dataset) -> None:
     hint = "Start afresh with --overwrite, or in another folder with --out."
-    try:
-        changed = _first_difference(saved["recipe"], describe(recipe))
-        if changed:
-            raise UsageError(f"last.pt was trained by another recipe: {changed} differs", hint=hint)
-        if saved["data_sha256"] != dataset.sha256:
-            raise UsageError(f"{dataset.data}: not the images that last.pt was trained on", hint=hint)
-    except KeyError as error:
-        raise CheckpointError(f"last.pt lacks {error}", hint=hint) from None
+    missing = STATE_KEYS - set(saved)
+    if missing:
+        raise CheckpointError(f"last.pt lacks {', '.join(sorted(missing))}", hint=hint)
+    changed = _first_difference(saved["recipe"], describe(recipe))
+    if changed:
+        raise UsageError(f"last.pt was trained by another recipe: {changed} differs", hint=hint)
+    if saved["data_sha256"] != dataset.sha256:
+        raise UsageError(f"{dataset.data}: not the images that last.pt was trained on", hint=hint)
     if saved["torch"] != torch.__version__:
         tell(f"Note: last.pt was saved by torch {saved['torch']}; this one may round otherwise.")
 
