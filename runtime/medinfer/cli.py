@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -16,11 +16,26 @@ from medinfer.command import DEBUG, DISCLAIMER, Group, run, tell
 from medinfer.errors import DisagreementError, UsageError
 
 if TYPE_CHECKING:
+    from medinfer.archives import Member
     from medinfer.inputs import ImageSearch
     from medinfer.model import Model
+    from medinfer.prediction import Prediction
 
 DEFAULT_COMMAND = "predict"
 SOME_FAILED = 3
+
+
+class Share(click.ParamType[tuple[int, int]]):
+    """One job's share of a run: `i/n`, i from 1 to n."""
+
+    name = "I/N"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Return (i, n)."""
+        first, slash, last = str(value).partition("/")
+        if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            self.fail(f"{value!r} is not I/N with I from 1 to N", param, ctx)
+        return int(first), int(last)
 
 
 class PredictByDefault(Group):
@@ -64,14 +79,22 @@ def _model_options(command: Any) -> Any:
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(), metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(allow_dash=True), metavar="PATH...")
 @_model_options
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images in one run; by default 1 on a CPU, 32 on a GPU.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out names or paths that match: *_mask.png.")
 @click.option(
-    "--format", "kind", type=click.Choice(["table", "csv", "jsonl"]), help="By default a table on a terminal, else CSV."
+    "--format",
+    "kind",
+    type=click.Choice(["table", "csv", "jsonl", "parquet"]),
+    help="By default what the output's name says; a table on a terminal, else CSV.",
 )
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write here, whole or not at all (.csv, .jsonl).")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write here: .csv, .jsonl or .parquet.")
 @click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
+@click.option("--resume", is_flag=True, help="Go on with the output of a run that was interrupted.")
+@click.option("--shard", type=Share(), help="Do one job's share of the inputs: 2/8 is the second of eight.")
+@click.option("--max-errors", type=click.IntRange(min=0), help="Stop (exit code 3) when more inputs than that fail.")
+@click.option("--strict", is_flag=True, help="Stop at the first input that fails: --max-errors 0.")
 def predict(
     paths: tuple[str, ...],
     model: str | None,
@@ -80,53 +103,140 @@ def predict(
     tf32: bool,
     quiet: bool,
     batch_size: int | None,
+    exclude: tuple[str, ...],
     kind: str | None,
     output: Path | None,
     overwrite: bool,
+    resume: bool,
+    shard: tuple[int, int] | None,
+    max_errors: int | None,
+    strict: bool,
 ) -> int:
     """Classify images: one record for each, in order.
 
-    PATH is an image, or a folder that is searched recursively. A bad image gives a record that says so; the run goes
-    on and ends with exit code 3.
+    PATH is an image, a folder that is searched recursively, a pattern in quotes, a zip or tar archive, or - for a list
+    of paths on standard input. A bad image gives a record that says so; the run goes on and ends with exit code 3.
     """
-    from medinfer.inputs import find_images
+    from medinfer import inputs
 
-    if output:
-        from medinfer.files import refuse_existing
-
-        refuse_existing(output, overwrite=overwrite)  # before any work is done
-    search = find_images(*paths)
-    if len(paths) == 1 and not Path(paths[0]).is_dir():
+    run = Run(kind or _default_format(output), batch_size, shard, 0 if strict else max_errors, quiet)
+    _check_output(output, run.kind, overwrite=overwrite, resume=resume)  # before any work is done
+    search = inputs.find_images(*_listed(paths), exclude=exclude)
+    if len(paths) == 1 and paths[0] != "-" and not Path(paths[0]).is_dir():
         threads = 1  # one image starts sooner without a pool of workers
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
-    with _destination(output) as stream:
-        kind = kind or _default_format(output, stream)
-        return _predict_to(stream, kind, opened, search, batch_size, quiet=quiet)
+    if output is None:
+        return run.to_stream(sys.stdout, opened, search)
+    return run.to_file(output, opened, search, resume=resume, overwrite=overwrite)
 
 
-def _predict_to(
-    stream: IO[str], kind: str, model: Model, search: ImageSearch, batch_size: int | None, *, quiet: bool
-) -> int:
-    from medinfer.progress import Progress
-    from medinfer.results import writer
+class Run(NamedTuple):
+    """One run of `predict`: how its inputs are taken, and how its records are told."""
 
-    start, done, failed = time.monotonic(), 0, 0
-    write = None
-    # A table that grows on the terminal is progress enough.
-    shown = not quiet and not stream.isatty()
-    with Progress("Predicting", enabled=shown) as progress:
-        for prediction in model.predict_many(search, batch_size=batch_size):
-            write = write or writer(kind, stream, model.classes)
+    kind: str
+    batch_size: int | None
+    shard: tuple[int, int] | None
+    max_errors: int | None
+    quiet: bool
+
+    def to_stream(self, stream: IO[str], model: Model, search: ImageSearch) -> int:
+        """Write records as they come; returns the exit code."""
+        from medinfer.results import writer
+
+        write = None
+        # A table that grows on the terminal is progress enough.
+        shown = not self.quiet and not stream.isatty()
+        start, done, failed = time.monotonic(), 0, 0
+        for prediction in self._predictions(model, search, shown=shown):
+            write = write or writer(self.kind, stream, model.classes)
             write(prediction)
             done += 1
             failed += prediction.error is not None
-            progress.step()
-    if not done:
-        raise UsageError(f"no images found under {', '.join(search.paths)} ({search.skipped} other files)")
-    stream.flush()
-    if not quiet:
-        tell(_summary(done, failed, search.skipped, time.monotonic() - start))
-    return SOME_FAILED if failed else 0
+        stream.flush()
+        return self._finish(done, failed, search, time.monotonic() - start)
+
+    def to_file(self, output: Path, model: Model, search: ImageSearch, *, resume: bool, overwrite: bool) -> int:
+        """Write records into a journal, and the finished file from it; returns the exit code."""
+        from itertools import takewhile
+
+        from medinfer.interruption import Interruption
+        from medinfer.job import header, record, remaining, render
+        from medinfer.journal import Journal
+
+        start = time.monotonic()
+        share = "{}/{}".format(*self.shard) if self.shard else None
+        with Journal(output, header(model, share), resume=resume, overwrite=overwrite) as journal:
+            before = sum(journal.done.values())
+            if before and not self.quiet:
+                tell(f"{journal.path}: going on after {before} records")
+            with Interruption() as interruption:
+                left = takewhile(lambda _: not interruption.requested, remaining(search, journal.done))
+                for _ in record(journal, self._predictions(model, left, shown=not self.quiet, failed=journal.failed)):
+                    pass
+                done = sum(journal.done.values())
+                if interruption.requested:
+                    if not self.quiet:
+                        tell(f"{journal.path} holds {done} records: go on with --resume")
+                    interruption.leave()
+            if done or self.shard:  # a share may be empty, and its file is expected
+                render(journal, output, self.kind)
+                journal.remove()
+            return self._finish(done, journal.failed, search, time.monotonic() - start)
+
+    def _predictions(
+        self, model: Model, items: Iterable[str | Member], *, shown: bool, failed: int = 0
+    ) -> Iterator[Prediction]:
+        from medinfer.inputs import shard
+        from medinfer.progress import Progress
+
+        items = shard(items, *self.shard) if self.shard else items
+        predictions = model.predict_many(items, batch_size=self.batch_size)
+        if self.max_errors is not None:
+            from medinfer.job import watched
+
+            predictions = watched(predictions, self.max_errors, failed)
+        with Progress("Predicting", enabled=shown) as progress:
+            for prediction in predictions:
+                yield prediction
+                progress.step()
+
+    def _finish(self, done: int, failed: int, search: ImageSearch, seconds: float) -> int:
+        if not done and not self.shard:
+            raise UsageError(f"no images found under {', '.join(search.paths)} ({search.skipped} other files)")
+        if not self.quiet:
+            tell(_summary(done, failed, search.skipped, seconds))
+        return SOME_FAILED if failed else 0
+
+
+def _listed(paths: tuple[str, ...]) -> Iterator[str]:
+    """Put the lines of standard input in the place of `-`."""
+    for path in paths:
+        if path == "-":
+            # As bytes: a name need not be text.
+            yield from (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
+        else:
+            yield path
+
+
+def _check_output(output: Path | None, kind: str, *, overwrite: bool, resume: bool) -> None:
+    """Refuse what could not be written, or would replace something unasked."""
+    from medinfer.files import refuse_existing
+
+    if output is None:
+        if resume or kind == "parquet":
+            what = "--resume goes on with" if resume else "parquet goes to"
+            raise UsageError(f"{what} a file", hint="Name it with --output.")
+        return
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite: one keeps what there is, the other drops it", hint="Choose one.")
+    if kind == "table":
+        raise UsageError(f"{output}: a table is for people", hint="Choose csv, jsonl or parquet.")
+    if kind == "parquet":
+        import medinfer.parquet  # noqa: F401 - raises MissingExtraError before hours are spent
+    from medinfer.journal import journal_path
+
+    interrupted = resume and journal_path(output).exists()
+    refuse_existing(output, overwrite=overwrite or interrupted)
 
 
 def _summary(done: int, failed: int, skipped: int, seconds: float) -> str:
@@ -264,21 +374,12 @@ def _quieten_opencv() -> None:
     cv2.setNumThreads(1)
 
 
-@contextlib.contextmanager
-def _destination(output: Path | None) -> Iterator[IO[str]]:
+def _default_format(output: Path | None) -> str:
     if output is None:
-        yield sys.stdout
-    else:
-        from medinfer.files import atomic_file
+        return "table" if sys.stdout.isatty() else "csv"
+    from medinfer.job import SUFFIXES
 
-        with atomic_file(output) as stream:
-            yield stream
-
-
-def _default_format(output: Path | None, stream: IO[str]) -> str:
-    if output is not None:
-        return "jsonl" if output.suffix.lower() in (".jsonl", ".ndjson") else "csv"
-    return "table" if stream.isatty() else "csv"
+    return SUFFIXES.get(output.suffix.lower(), "csv")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@
     │   ├── MissingExtraError    2   an optional package is not installed
     │   └── RecipeError          2   a training recipe is malformed
     ├── ImageError               3   one image cannot be used; `code` says why
+    ├── TooManyFailuresError     3   more inputs failed than were allowed to; the run stopped
     ├── ModelError               4   an .onnx file is refused
     │   └── SpecError            4   ... because its contract is malformed; `path` names the field
     ├── CheckpointError          4   a checkpoint is refused
@@ -92,6 +93,12 @@ class ImageError(MedonnxError):
     def __init__(self, code: ImageCode, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.code: Final = code
+
+
+class TooManyFailuresError(MedonnxError):
+    """More inputs failed than were allowed to, so the run stopped."""
+
+    exit_code = 3
 
 
 class ModelError(MedonnxError):

@@ -38,7 +38,7 @@ class ImageSearch:
         for path in self.paths:
             for found in _expanded(path):
                 if os.path.isdir(found):
-                    yield from self._walk(found)
+                    yield from self._walk(found, found)
                 elif found.lower().endswith(ARCHIVES) and os.path.isfile(found):
                     yield from self._unpacked(found)
                 elif self._excluded(found):
@@ -55,12 +55,14 @@ class ImageSearch:
             else:
                 yield member
 
-    def _excluded(self, path: str) -> bool:
-        """Tell whether a pattern matches a path's name or the whole of it."""
-        name = os.path.basename(path)
-        return any(fnmatchcase(name, pattern) or fnmatchcase(path, pattern) for pattern in self.exclude)
+    def _excluded(self, path: str, root: str = "") -> bool:
+        """Tell whether a pattern matches a path's name, the path below the folder searched, or the whole of it."""
+        if not self.exclude:
+            return False
+        words = {os.path.basename(path), path, os.path.relpath(path, root) if root else path}
+        return any(fnmatchcase(word, pattern) for pattern in self.exclude for word in words)
 
-    def _walk(self, folder: str) -> Iterator[str]:
+    def _walk(self, folder: str, root: str) -> Iterator[str]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
@@ -70,9 +72,9 @@ class ImageSearch:
             if entry.name in CLUTTER or entry.name.startswith("._"):
                 self.skipped += 1
             elif entry.is_dir(follow_symlinks=False):
-                if not self._excluded(entry.path):
-                    yield from self._walk(entry.path)
-            elif not self._excluded(entry.path) and (is_image_name(entry.name) or _has_dicom_magic(entry)):
+                if not self._excluded(entry.path, root):
+                    yield from self._walk(entry.path, root)
+            elif not self._excluded(entry.path, root) and (is_image_name(entry.name) or _has_dicom_magic(entry)):
                 yield entry.path
             else:
                 self.skipped += 1
@@ -83,7 +85,7 @@ def find_images(*paths: str | os.PathLike[str], exclude: Sequence[str] = ()) -> 
 
     Args:
         paths: A path that does not exist and holds `*`, `?` or `[` is a pattern; `**` stands for any folders.
-        exclude: Patterns of names or paths that are left out: `*_mask.png`.
+        exclude: Patterns of names, or of paths below a folder, that are left out: `*_mask.png`, `masks/*`.
 
     Raises:
         UsageError: No path was given.

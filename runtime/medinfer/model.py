@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,6 +99,12 @@ class Model:
     def classes(self) -> tuple[str, ...]:
         """Class names in output order."""
         return self.spec.classes
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file, as hexadecimal digits."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def predict(self, image: ImageSource, *, color: Literal["rgb", "bgr"] = "rgb") -> Prediction:
         """Classify one image: a path, the bytes of a file, or a uint8/uint16 array (H, W) or (H, W, 3).

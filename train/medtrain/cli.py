@@ -122,8 +122,8 @@ def fit(
 
     recipe = _load_recipe("phantom" if data is None else DEFAULT_RECIPE, **chosen)
     device = _prepare_torch(device)
+    from medinfer.interruption import Interruption
     from medtrain import fit as training
-    from medtrain.interruption import Interruption
     from medtrain.processes import join_processes, leave_processes
 
     options = training.Options(

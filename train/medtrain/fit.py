@@ -20,13 +20,13 @@ from medinfer.agreement import softmax
 from medinfer.command import tell
 from medinfer.errors import CheckpointError, ResourceError, UsageError
 from medinfer.files import atomic_file
+from medinfer.interruption import Interruption
 from medinfer.metrics import as_text, measure
 from medinfer.progress import Progress
 from medinfer.spec import ModelSpec, Provenance
 from medtrain.checkpoint import CHECKPOINT_FORMAT, Checkpoint, load, save, save_checkpoint
 from medtrain.curves import Curves
 from medtrain.dataset import MEMORY_BUDGET, Dataset, Examples, load_dataset, load_examples, write_splits
-from medtrain.interruption import Interruption
 from medtrain.layout import SPLITS
 from medtrain.loop import Interval, Trainer
 from medtrain.network import Classifier, NetworkConfig, build_network, network_config, predict_logits

@@ -1,7 +1,7 @@
-"""SIGTERM and Ctrl-C while training: the run is saved at the end of the batch, then ends.
+"""SIGTERM and Ctrl-C during long work: what is under way is finished and saved, then the run ends.
 
-Schedulers (Slurm, Kubernetes) send SIGTERM some seconds before they kill. The library installs no handler by itself:
-the command line passes an `Interruption`.
+Schedulers (Slurm, Kubernetes) send SIGTERM some seconds before they kill. The libraries install no handler by
+themselves: a command line enters an `Interruption`.
 """
 
 from __future__ import annotations
