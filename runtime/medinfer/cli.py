@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,13 +15,10 @@ from medinfer.command import DEBUG, DISCLAIMER, Group, run, tell
 from medinfer.errors import DisagreementError, UsageError
 
 if TYPE_CHECKING:
-    from medinfer.archives import Member
-    from medinfer.inputs import ImageSearch
     from medinfer.model import Model
-    from medinfer.prediction import Prediction
 
 DEFAULT_COMMAND = "predict"
-SOME_FAILED = 3
+MOST_TUNED = 256
 
 
 class Share(click.ParamType[tuple[int, int]]):
@@ -118,6 +114,7 @@ def predict(
     of paths on standard input. A bad image gives a record that says so; the run goes on and ends with exit code 3.
     """
     from medinfer import inputs
+    from medinfer.job import Run
 
     run = Run(kind or _default_format(output), batch_size, shard, 0 if strict else max_errors, quiet)
     _check_output(output, run.kind, overwrite=overwrite, resume=resume)  # before any work is done
@@ -125,87 +122,24 @@ def predict(
     if len(paths) == 1 and paths[0] != "-" and not Path(paths[0]).is_dir():
         threads = 1  # one image starts sooner without a pool of workers
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
+    if threads is None and batch_size is None:
+        run = run._replace(batch_size=_tuned(opened, quiet=quiet))
     if output is None:
         return run.to_stream(sys.stdout, opened, search)
     return run.to_file(output, opened, search, resume=resume, overwrite=overwrite)
 
 
-class Run(NamedTuple):
-    """One run of `predict`: how its inputs are taken, and how its records are told."""
+def _tuned(model: Model, *, quiet: bool) -> int | None:
+    """Take what `medinfer tune --save` stored for this model here; returns the batch size."""
+    from medinfer.tune import saved
 
-    kind: str
-    batch_size: int | None
-    shard: tuple[int, int] | None
-    max_errors: int | None
-    quiet: bool
-
-    def to_stream(self, stream: IO[str], model: Model, search: ImageSearch) -> int:
-        """Write records as they come; returns the exit code."""
-        from medinfer.results import writer
-
-        write = None
-        # A table that grows on the terminal is progress enough.
-        shown = not self.quiet and not stream.isatty()
-        start, done, failed = time.monotonic(), 0, 0
-        for prediction in self._predictions(model, search, shown=shown):
-            write = write or writer(self.kind, stream, model.classes)
-            write(prediction)
-            done += 1
-            failed += prediction.error is not None
-        stream.flush()
-        return self._finish(done, failed, search, time.monotonic() - start)
-
-    def to_file(self, output: Path, model: Model, search: ImageSearch, *, resume: bool, overwrite: bool) -> int:
-        """Write records into a journal, and the finished file from it; returns the exit code."""
-        from itertools import takewhile
-
-        from medinfer.interruption import Interruption
-        from medinfer.job import header, record, remaining, render
-        from medinfer.journal import Journal
-
-        start = time.monotonic()
-        share = "{}/{}".format(*self.shard) if self.shard else None
-        with Journal(output, header(model, share), resume=resume, overwrite=overwrite) as journal:
-            before = sum(journal.done.values())
-            if before and not self.quiet:
-                tell(f"{journal.path}: going on after {before} records")
-            with Interruption() as interruption:
-                left = takewhile(lambda _: not interruption.requested, remaining(search, journal.done))
-                for _ in record(journal, self._predictions(model, left, shown=not self.quiet, failed=journal.failed)):
-                    pass
-                done = sum(journal.done.values())
-                if interruption.requested:
-                    if not self.quiet:
-                        tell(f"{journal.path} holds {done} records: go on with --resume")
-                    interruption.leave()
-            if done or self.shard:  # a share may be empty, and its file is expected
-                render(journal, output, self.kind)
-                journal.remove()
-            return self._finish(done, journal.failed, search, time.monotonic() - start)
-
-    def _predictions(
-        self, model: Model, items: Iterable[str | Member], *, shown: bool, failed: int = 0
-    ) -> Iterator[Prediction]:
-        from medinfer.inputs import shard
-        from medinfer.progress import Progress
-
-        items = shard(items, *self.shard) if self.shard else items
-        predictions = model.predict_many(items, batch_size=self.batch_size)
-        if self.max_errors is not None:
-            from medinfer.job import watched
-
-            predictions = watched(predictions, self.max_errors, failed)
-        with Progress("Predicting", enabled=shown) as progress:
-            for prediction in predictions:
-                yield prediction
-                progress.step()
-
-    def _finish(self, done: int, failed: int, search: ImageSearch, seconds: float) -> int:
-        if not done and not self.shard:
-            raise UsageError(f"no images found under {', '.join(search.paths)} ({search.skipped} other files)")
-        if not self.quiet:
-            tell(_summary(done, failed, search.skipped, seconds))
-        return SOME_FAILED if failed else 0
+    setting = saved(model)
+    if setting is None:
+        return None
+    model.threads = setting.threads
+    if not quiet:
+        tell(f"As tuned here: --threads {setting.threads} --batch-size {setting.batch_size}")
+    return setting.batch_size
 
 
 def _listed(paths: tuple[str, ...]) -> Iterator[str]:
@@ -237,13 +171,6 @@ def _check_output(output: Path | None, kind: str, *, overwrite: bool, resume: bo
 
     interrupted = resume and journal_path(output).exists()
     refuse_existing(output, overwrite=overwrite or interrupted)
-
-
-def _summary(done: int, failed: int, skipped: int, seconds: float) -> str:
-    parts = [f"{done} images", f"{failed} failed" if failed else "none failed"]
-    if skipped:
-        parts.append(f"{skipped} other files not looked at")
-    return f"{', '.join(parts)}; {seconds:.1f} s. {DISCLAIMER}"
 
 
 @cli.command()
@@ -307,6 +234,41 @@ def verify(model: str, provider: str, tf32: bool, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("model", type=click.Path())
+@click.argument("folder", type=click.Path(exists=True))
+@click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, tensorrt, openvino.")
+@click.option("--save", is_flag=True, help="Store the best for `predict` to take by default, for you on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
+def tune(model: str, folder: str, provider: str, save: bool, as_json: bool, quiet: bool) -> None:
+    """Measure which --threads and --batch-size are fastest here, for MODEL on the images of FOLDER."""
+    import json
+    from itertools import islice
+
+    from medinfer import tune as tuning
+    from medinfer.inputs import find_images, name_of
+    from medinfer.progress import Progress
+
+    opened = _open_model(model, provider, None, tf32=False, quiet=quiet)
+    images = [name_of(item) for item in islice(find_images(folder), MOST_TUNED)]
+    if not images or all(seen.error for seen in opened.predict_many(images[:8])):
+        raise UsageError(f"{folder}: no image in it can be read")
+    with Progress("Measuring", unit="samples", enabled=not quiet) as progress:
+        measured = tuning.measure(opened, images, progress)
+    best = tuning.best(measured)
+    if as_json:
+        rows = [{**one.setting._asdict(), "images_per_second": round(one.rate, 1)} for one in measured]
+        click.echo(json.dumps({"best": best.setting._asdict(), "measured": rows}))
+    else:
+        for one in measured:
+            marks = " default" * (one is measured[0]) + " best" * (one is best)
+            words = f"--threads {one.setting.threads:2} --batch-size {one.setting.batch_size:3}"
+            click.echo(f"{words}  {one.rate:8.1f} images/s {marks}")
+    if save:
+        tell(f"Stored in {tuning.save(opened, best.setting)}")
+
+
+@cli.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @_model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -319,6 +281,7 @@ def evaluate(
     import numpy as np
 
     from medinfer.inputs import class_of, find_images, name_of
+    from medinfer.job import SOME_FAILED
     from medinfer.metrics import as_text, measure
     from medinfer.progress import Progress
 

@@ -1,26 +1,98 @@
-"""A run over many inputs into a file: it can be killed, resumed, shared out, and stopped by too many failures."""
+"""A run over many inputs: to a stream, or into a file that a kill does not lose; shared out, stopped by failures."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from medinfer import __version__
-from medinfer.errors import TooManyFailuresError
-from medinfer.files import atomic_file
-from medinfer.inputs import name_of
-from medinfer.journal import Journal
-from medinfer.results import as_record, record_writer
+from medinfer.command import DISCLAIMER, tell
+from medinfer.errors import TooManyFailuresError, UsageError
+from medinfer.inputs import ImageSearch, name_of, shard
+from medinfer.progress import Progress
+from medinfer.results import as_record, record_writer, writer
 
 if TYPE_CHECKING:
     from medinfer.archives import Member
+    from medinfer.journal import Journal
     from medinfer.model import Model
     from medinfer.prediction import Prediction
 
+SOME_FAILED = 3
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
+class Run(NamedTuple):
+    """One run of `predict`: how its inputs are taken, and how its records are told."""
+
+    kind: str
+    batch_size: int | None
+    shard: tuple[int, int] | None
+    max_errors: int | None
+    quiet: bool
+
+    def to_stream(self, stream: IO[str], model: Model, search: ImageSearch) -> int:
+        """Write records as they come; returns the exit code."""
+        write = None
+        # A table that grows on the terminal is progress enough.
+        shown = not self.quiet and not stream.isatty()
+        start, done, failed = time.monotonic(), 0, 0
+        for prediction in self._predictions(model, search, shown=shown):
+            write = write or writer(self.kind, stream, model.classes)
+            write(prediction)
+            done += 1
+            failed += prediction.error is not None
+        stream.flush()
+        return self._finish(done, failed, search, time.monotonic() - start)
+
+    def to_file(self, output: Path, model: Model, search: ImageSearch, *, resume: bool, overwrite: bool) -> int:
+        """Write records into a journal, and the finished file from it; returns the exit code."""
+        from medinfer.interruption import Interruption
+        from medinfer.journal import Journal
+
+        start = time.monotonic()
+        share = "{}/{}".format(*self.shard) if self.shard else None
+        with Journal(output, header(model, share), resume=resume, overwrite=overwrite) as journal:
+            before = sum(journal.done.values())
+            if before and not self.quiet:
+                tell(f"{journal.path}: going on after {before} records")
+            with Interruption() as interruption:
+                left = takewhile(lambda _: not interruption.requested, remaining(search, journal.done))
+                for _ in record(journal, self._predictions(model, left, shown=not self.quiet, failed=journal.failed)):
+                    pass
+                done = sum(journal.done.values())
+                if interruption.requested:
+                    if not self.quiet:
+                        tell(f"{journal.path} holds {done} records: go on with --resume")
+                    interruption.leave()
+            if done or self.shard:  # a share may be empty, and its file is expected
+                render(journal, output, self.kind)
+                journal.remove()
+            return self._finish(done, journal.failed, search, time.monotonic() - start)
+
+    def _predictions(
+        self, model: Model, items: Iterable[str | Member], *, shown: bool, failed: int = 0
+    ) -> Iterator[Prediction]:
+        items = shard(items, *self.shard) if self.shard else items
+        predictions = model.predict_many(items, batch_size=self.batch_size)
+        if self.max_errors is not None:
+            predictions = watched(predictions, self.max_errors, failed)
+        with Progress("Predicting", enabled=shown) as progress:
+            for prediction in predictions:
+                yield prediction
+                progress.step()
+
+    def _finish(self, done: int, failed: int, search: ImageSearch, seconds: float) -> int:
+        if not done and not self.shard:
+            raise UsageError(f"no images found under {', '.join(search.paths)} ({search.skipped} other files)")
+        if not self.quiet:
+            tell(_summary(done, failed, search.skipped, seconds))
+        return SOME_FAILED if failed else 0
 
 
 def header(model: Model, shard: str | None) -> dict[str, Any]:
@@ -82,6 +154,8 @@ def render(journal: Journal, output: Path, kind: str) -> None:
     told = {name: value for name, value in journal.header.items() if name != "medinfer_journal"}
     told["records"], told["failed"] = sum(journal.done.values()), journal.failed
     journal.sync()
+    from medinfer.files import atomic_file  # tempfile, which an answer on the terminal need not wait for
+
     if kind == "parquet":
         from medinfer.parquet import write_parquet
 
@@ -98,3 +172,10 @@ def render(journal: Journal, output: Path, kind: str) -> None:
 def meta_path(output: Path) -> Path:
     """Return NAME.meta.json for NAME."""
     return output.with_name(f"{output.name}.meta.json")
+
+
+def _summary(done: int, failed: int, skipped: int, seconds: float) -> str:
+    parts = [f"{done} images", f"{failed} failed" if failed else "none failed"]
+    if skipped:
+        parts.append(f"{skipped} other files not looked at")
+    return f"{', '.join(parts)}; {seconds:.1f} s. {DISCLAIMER}"
