@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,23 @@ def write_parquet(records: Iterable[Mapping[str, Any]], path: Path, header: Mapp
     file's metadata under `medinfer.results`.
     """
     classes = header["classes"]
-    schema = pyarrow.schema(
-        [(name, pyarrow.string() if name in TEXTS else pyarrow.float32()) for name in columns(classes)],
-        metadata={META_KEY: json.dumps(header).encode("ascii")},
-    )
+    schema = _schema(classes).with_metadata({META_KEY: json.dumps(header).encode("ascii")})
     rows = iter(records)
     with atomic_file(path, binary=True) as file, parquet.ParquetWriter(file, schema) as writer:
         while chunk := list(islice(rows, ROWS)):
-            writer.write_table(pyarrow.table(_columns(chunk, classes), schema=schema))
+            writer.write_table(to_table(chunk, classes).replace_schema_metadata(schema.metadata))
 
 
-def _columns(records: list[Mapping[str, Any]], classes: list[str]) -> dict[str, list[Any]]:
+def to_table(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> pyarrow.Table:
+    """Return records as a table with the columns of the CSV."""
+    return pyarrow.table(_values(records, classes), schema=_schema(classes))
+
+
+def _schema(classes: Sequence[str]) -> pyarrow.Schema:
+    return pyarrow.schema([(n, pyarrow.string() if n in TEXTS else pyarrow.float32()) for n in columns(classes)])
+
+
+def _values(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, list[Any]]:
     errors = [record.get("error", {}) for record in records]
     return {
         "path": [record["path"] for record in records],
