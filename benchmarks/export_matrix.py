@@ -94,8 +94,9 @@ def measure(arch: str, images: Sequence[str], out: Path, data: Path) -> dict:
     batches = {}
     for size in BATCHES:
         chunks = [model.predict_batch(images[i : i + size]) for i in range(0, len(images), size)]
-        logits = np.array([list(seen.logits.values()) for chunk in chunks for seen in chunk], np.float32)
-        found = compare(wanted, logits)
+        seen = [one for chunk in chunks for one in chunk]
+        logits = np.array([list(one.logits.values()) for one in seen], np.float32)
+        found = compare(wanted, logits, np.stack([one.scores for one in seen]))
         batches[size] = {"difference": found.max_difference, "flips": len(found.flips), "ties": len(found.ties)}
     measured = {
         "arch": arch,

@@ -50,7 +50,7 @@ def export(
         DisagreementError: The file would disagree with the module.
         ModelError: The module cannot be exported.
         UsageError: The path is taken, the images cannot be used, or the module returns no logits.
-        MissingExtraError: torch, onnx or onnxscript is not installed.
+        MissingExtraError: torch, onnx, onnxscript or an onnxruntime is not installed.
     """
     require_torch()
     from medexport.build import build_file
@@ -64,6 +64,6 @@ def require_torch() -> None:
     """Raise MissingExtraError, which names the line that installs it, unless what an export needs is there."""
     from medinfer.errors import MissingExtraError
 
-    for package in ("torch", "onnx", "onnxscript"):
+    for package, extra in {"torch": "export", "onnx": "export", "onnxscript": "export", "onnxruntime": "cpu"}.items():
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "export")
+            raise MissingExtraError(package, extra)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from torch import fx
 
@@ -48,6 +47,18 @@ class Divergence:
         return self.where + figures
 
 
+def located(source: Source, path: str | os.PathLike[str], reference: ReferenceImages) -> str:
+    """Return a sentence on where a file first differs from its source; never raises over what it cannot find."""
+    try:
+        found = bisect(source, path, reference)
+    except Exception as error:  # noqa: BLE001 - the verdict that is being explained must not be lost
+        return f"The first difference could not be located: {error}"
+    if found is None:
+        percent = 100 * LARGEST_DIFFERENCE
+        return f"No value inside is off by over {percent:g} % of its range: the difference grows little by little"
+    return f"The first difference: {found}"
+
+
 def bisect(source: Source, path: str | os.PathLike[str], reference: ReferenceImages) -> Divergence | None:
     """Return where a file first differs from its source, or None if it nowhere does.
 
@@ -59,7 +70,7 @@ def bisect(source: Source, path: str | os.PathLike[str], reference: ReferenceIma
         UsageError: No image can be read, or the values' names match nothing.
     """
     found = load(path, "cpu").spec
-    contracts = [field for field in differing_fields(source.spec, found) if field not in ("input.mean", "input.std")]
+    contracts = differing_fields(source.spec, found)
     if contracts:
         return Divergence(f"before the graph: the contracts differ in {', '.join(contracts)}")
     fed = _fed(_tensors(source, reference), found.graph or Graph())
@@ -134,6 +145,8 @@ def _in_torch(source: Source, graph: Graph, fed: npt.NDArray[Any]) -> Values:
 
 def _in_file(path: Path, wanted: Values, fed: npt.NDArray[Any]) -> dict[Node, npt.NDArray[Any]]:
     """Return the file's values of the names wanted, in the order in which its graph computes them."""
+    import onnxruntime
+
     model = onnx.load(path)
     tensors = {tensor.name for tensor in model.graph.initializer}
     nodes = [

@@ -9,19 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from medexport.bisect import bisect as diverging
+from medexport.bisect import located
 from medexport.graph import to_onnx
-from medexport.sidecars import Sidecars, labels_path, write_hf, write_labels, write_triton
+from medexport.sidecars import Sidecars
 from medexport.source import Source
 from medexport.stamp import stamp
 from medexport.verify import ReferenceImages, images_of, judge
-from medinfer.errors import DisagreementError
+from medinfer.errors import CheckpointError, DisagreementError, UsageError
 from medinfer.files import atomic_file, refuse_existing
 from medinfer.golden import golden_images, make_golden, verify
 from medinfer.model import load
 from medinfer.pixels import preprocess
 from medinfer.progress import Progress
 from medinfer.spec import GoldenSample, Graph, ModelSpec
+
+BISECT_HINT = "--bisect names the first node that differs."
 
 
 def build_file(
@@ -52,8 +54,11 @@ def build_file(
     """
     target = Path(path)
     refuse_existing(target, overwrite=overwrite)
+    graph = graph or Graph()
+    if graph != Graph(input=graph.input, batch=graph.batch):
+        raise UsageError("graph: only its input and its batch can be chosen")
     images = images or images_of(None)
-    spec = replace(source.spec, graph=graph or Graph())
+    spec = replace(source.spec, graph=graph)
     model = to_onnx(source.classifier, spec)
     spec = replace(spec, golden=_golden(source))
     with tempfile.TemporaryDirectory(prefix="medexport-") as folder:
@@ -62,8 +67,9 @@ def build_file(
         try:
             agreement = judge(source, load(draft, "cpu"), images, progress)
         except DisagreementError as error:
-            place = f" The first difference is {diverging(source, draft, images)}." if bisect else ""
-            raise DisagreementError(error.message + place, hint=f"{error.hint} No file was written.".strip()) from None
+            place = f". {located(source, draft, images)}" if bisect else ""
+            hint = error.hint or ("" if bisect else BISECT_HINT)
+            raise DisagreementError(error.message + place, hint=f"{hint} No file was written.".strip()) from None
         spec = replace(spec, agreement=agreement)
         content = stamp(model, spec)
         draft.write_bytes(content)
@@ -73,26 +79,35 @@ def build_file(
     return spec
 
 
-def write_sidecars(source: Source, model: Path, wanted: Sidecars, images: ReferenceImages | None = None) -> None:
-    """Write what is wanted beside an exported model.
-
-    Raises:
-        DisagreementError: The file of floats that Hugging Face's tools take would disagree with its source.
-    """
-    if wanted.labels:
-        write_labels(source.spec, labels_path(model))
-    if wanted.triton:
-        write_triton(load(model, "cpu").spec, model, wanted.triton)
-    if wanted.hf:
-        with tempfile.TemporaryDirectory(prefix="medexport-") as folder:
-            floats = Path(folder) / "model.onnx"
-            spec = build_file(source, floats, graph=Graph(input="float"), images=images)
-            write_hf(spec, floats, wanted.hf)
+def build_all(
+    source: Source,
+    path: Path,
+    sidecars: Sidecars,
+    *,
+    graph: Graph,
+    images: ReferenceImages,
+    bisect: bool = False,
+    progress: Progress | None = None,
+) -> ModelSpec:
+    """Write a file and what is wanted beside it, replacing what there is; nothing if one of the models disagrees."""
+    with tempfile.TemporaryDirectory(prefix="medexport-") as folder:
+        draft, floats = Path(folder) / path.name, Path(folder) / "hf" / "model.onnx"
+        spec = build_file(source, draft, graph=graph, images=images, bisect=bisect, progress=progress)
+        if sidecars.hf:
+            floats.parent.mkdir()
+            build_file(source, floats, graph=Graph(input="float"), images=images, bisect=bisect)
+        # The model last: where it stands, everything does.
+        sidecars.write(spec, draft, path, floats)
+        with atomic_file(path, binary=True) as file:
+            file.write(draft.read_bytes())
+    return spec
 
 
 def _golden(source: Source) -> tuple[GoldenSample, ...]:
-    pictures = golden_images()
+    pictures = golden_images(source.spec.input.min_side)
     logits = source.logits(np.stack([preprocess(picture, source.spec.input) for picture in pictures]))
+    if not np.isfinite(logits).all():
+        raise CheckpointError("the checkpoint answers NaN or infinity", hint="Did its training diverge?")
     return make_golden(pictures, logits, source.spec.input)
 
 

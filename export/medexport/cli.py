@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 class Count(click.ParamType[int | None]):
     """A number of images, or `all`."""
 
-    name = "N|all"
+    name = "number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what stands for it in the help."""
+        return "N|all"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """Return the number, or None for all."""
@@ -41,7 +45,7 @@ def cli(debug: bool) -> None:
 
 def _verdict_options(command: Any) -> Any:
     options = (
-        click.option("--images", type=Count(), default=64, show_default=True, help="How many of them, or all."),
+        click.option("--images", type=Count(), default=64, show_default=True, help="How many of the images named."),
         click.option("--bisect", is_flag=True, help="If they disagree, name the first node whose value differs."),
         click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON."),
         click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors."),
@@ -99,36 +103,31 @@ def onnx(
 
     A network that was trained elsewhere: --weights w.pth --arch resnet18 --spec spec.toml --classes a,b,c.
     """
-    from medexport.sidecars import Sidecars, check_hf
+    from medexport.sidecars import Sidecars
     from medinfer.files import refuse_existing
 
     start = time.monotonic()
     named = _check_source(checkpoint, weights, arch, spec, classes)
     output = _output(named, output, fed)
-    beside = Sidecars(labels, triton, hf)
-    for path in (output, *beside.paths(output)):
+    sidecars = Sidecars(labels, triton, hf)
+    for path in (output, *sidecars.paths(output)):
         refuse_existing(path, overwrite=overwrite)  # before any work is done
+    _keep_inputs(output, named, spec)
     require_torch()
-    from medexport.build import build_file, write_sidecars
+    from medexport.build import build_all
     from medexport.source import read_checkpoint, read_weights
     from medexport.verify import images_of
     from medinfer.progress import Progress
     from medinfer.spec import Graph
 
-    if weights:
-        source = read_weights(weights, arch or "", spec or "", classes.split(",") if classes else None)
-    else:
-        source = read_checkpoint(named)
-    if hf:
-        check_hf(source.spec)
+    source = read_weights(weights, arch or "", spec or "", _names(classes)) if weights else read_checkpoint(named)
+    sidecars.check(source.spec, output)
+    reference = images_of(data, images)
     if not quiet:
         tell(f"Exporting {named} to {output} ...")
+    graph = Graph(input=fed, batch=static_batch)
     with Progress("Comparing", enabled=not quiet) as progress:
-        graph, reference = Graph(input=fed, batch=static_batch), images_of(data, images)
-        written = build_file(
-            source, output, graph=graph, images=reference, overwrite=overwrite, bisect=bisect, progress=progress
-        )
-        write_sidecars(source, output, beside, reference)
+        written = build_all(source, output, sidecars, graph=graph, images=reference, bisect=bisect, progress=progress)
     if not quiet:
         tell(f"{output} ({output.stat().st_size / 1e6:.1f} MB, {time.monotonic() - start:.0f} s)")
     assert written.agreement is not None
@@ -142,7 +141,7 @@ def _check_source(
     if (checkpoint is None) == (weights is None):
         raise click.UsageError("Name a CHECKPOINT that medtrain wrote, or --weights of another network.")
     if checkpoint is not None:
-        if arch or spec or classes:
+        if any(word is not None for word in (arch, spec, classes)):
             raise click.UsageError("--arch, --spec and --classes go with --weights: a checkpoint knows its own.")
         return checkpoint
     if not arch or not spec:
@@ -151,11 +150,30 @@ def _check_source(
     return weights
 
 
+def _names(classes: str | None) -> list[str] | None:
+    """Return the names in a list with commas; spaces around them are not part of them."""
+    if classes is None:
+        return None
+    names = [name.strip() for name in classes.split(",")]
+    if not all(names):
+        raise click.UsageError(f"--classes: {classes!r} names an empty class.")
+    return names
+
+
 def _output(named: Path, output: Path | None, fed: str) -> Path:
+    """Return the file to write, whose folder exists."""
     name = f"{named.stem}.onnx" if fed == "pixels" else f"{named.stem}.{fed}.onnx"
-    if output is None:
-        return Path(name)
-    return output / name if output.is_dir() else output
+    path = Path(name) if output is None else output / name if output.is_dir() else output
+    if not path.parent.is_dir():
+        raise click.UsageError(f"--output: {path.parent}: no such folder. Create it first.")
+    return path
+
+
+def _keep_inputs(output: Path, *inputs: Path | None) -> None:
+    """Refuse to overwrite what is read."""
+    for path in inputs:
+        if path is not None and output.exists() and path.exists() and output.samefile(path):
+            raise click.UsageError(f"--output: {output} is what is exported. Name another file.")
 
 
 @cli.command()
@@ -182,7 +200,7 @@ def verify(
     it needs neither, and replays in a second the few samples inside the file on the machine at hand.
     """
     require_torch()
-    from medexport.bisect import bisect as diverging
+    from medexport.bisect import located
     from medexport.source import read_checkpoint
     from medexport.verify import images_of, judge
     from medinfer.errors import DisagreementError
@@ -194,11 +212,9 @@ def verify(
         with Progress("Comparing", enabled=not quiet) as progress:
             agreement = judge(source, load(model, provider, tf32=tf32), reference, progress)
     except DisagreementError as error:
-        if not bisect:
-            raise
-        raise DisagreementError(
-            f"{error.message}. The first difference: {diverging(source, model, reference)}"
-        ) from None
+        hint = error.hint or ("" if bisect else "--bisect names the first node that differs.")
+        place = f". {located(source, model, reference)}" if bisect else ""
+        raise DisagreementError(error.message + place, hint=hint) from None
     _report(agreement, reference, as_json=as_json, quiet=quiet)
 
 

@@ -69,7 +69,9 @@ def _model_api(spec: ModelSpec) -> dict[str, str]:
     fit = spec.input.fit
     resize, pad = "standard", {}
     if isinstance(fit, CropFit):
-        resize = "crop"
+        # Its crop has no margin: it takes the largest square of the middle.
+        exact = fit.crop.resize == spec.input.height == spec.input.width
+        resize = "crop" if exact else ""
     if isinstance(fit, PadFit):
         resize = "fit_to_window_letterbox" if fit.pad.anchor == "center" else "fit_to_window"
         pad = {"pad_value": str(fit.pad.value)}
@@ -83,7 +85,7 @@ def _model_api(spec: ModelSpec) -> dict[str, str]:
         "model_type": "Classification",
         # A list with spaces between: a name must hold none.
         "labels": " ".join(name.replace(" ", "_") for name in spec.classes),
-        "resize_type": resize,
+        **({"resize_type": resize} if resize else {}),
         "reverse_input_channels": "False",
         "topk": "1",
         "multilabel": "False",

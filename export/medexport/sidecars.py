@@ -1,8 +1,12 @@
-"""Files beside the model that other servers and libraries ask for, all told from the one contract."""
+"""Files beside the model that other servers and libraries ask for, all told from the one contract.
+
+Hugging Face's processors resize by Pillow, so their pixels are close to the contract's but not the same.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +28,53 @@ class Sidecars:
 
     labels: bool = False
     triton: Path | None = None
-    """The repository, which may hold other models."""
+    """A repository of NVIDIA's Triton server, which may hold other models."""
     hf: Path | None = None
+    """A folder for Hugging Face's optimum and transformers.js."""
 
     def paths(self, model: Path) -> list[Path]:
-        """Return what would be written, a file for each, to be refused where it exists."""
+        """Return every file that would be written beside a model."""
         found = [labels_path(model)] if self.labels else []
-        found += [self.triton / model.stem / "config.pbtxt"] if self.triton else []
-        return found + ([self.hf / "config.json"] if self.hf else [])
+        if self.triton:
+            found += [self.triton / model.stem / name for name in ("config.pbtxt", "labels.txt", "1/model.onnx")]
+        if self.hf:
+            found += [self.hf / name for name in ("config.json", "preprocessor_config.json", "onnx/model.onnx")]
+        return found
+
+    def check(self, spec: ModelSpec, model: Path) -> None:
+        """Refuse before any work what could not be written; raises UsageError."""
+        for folder in (self.triton, self.hf):
+            if folder and folder.exists() and not folder.is_dir():
+                raise UsageError(f"{folder}: is a file", hint="Name a folder.")
+        if self.triton and not re.fullmatch(r"[\w.-]+", model.stem):
+            raise UsageError(f"--triton: {model.stem!r} is no name of a model", hint="Name the file with --output.")
+        if self.hf and (isinstance(spec.input.fit, PadFit) or spec.input.color == "gray"):
+            what = "pad" if isinstance(spec.input.fit, PadFit) else "make gray pictures"
+            raise UsageError(f"--hf: Hugging Face's image processors cannot {what}", hint="Leave --hf out.")
+
+    def write(self, spec: ModelSpec, draft: Path, model: Path, floats: Path) -> None:
+        """Write what is wanted.
+
+        Args:
+            spec: The contract of the model.
+            draft: The model's file, which will stand at `model`.
+            model: What the files are called after.
+            floats: The same network taking floats, if `hf` is wanted.
+        """
+        if self.labels:
+            _write(labels_path(model), _lines(spec))
+        if self.triton:
+            # Layout and fields: Triton's model_repository.md and model_configuration.md.
+            folder = self.triton / model.stem
+            (folder / "1").mkdir(parents=True, exist_ok=True)
+            _copy(draft, folder / "1" / "model.onnx")
+            _write(folder / "labels.txt", _lines(spec))
+            _write(folder / "config.pbtxt", _triton_config(spec, model.stem))
+        if self.hf:
+            (self.hf / "onnx").mkdir(parents=True, exist_ok=True)
+            _copy(floats, self.hf / "onnx" / "model.onnx")
+            _write(self.hf / "config.json", _json(_hf_config(spec)))
+            _write(self.hf / "preprocessor_config.json", _json(_hf_preprocessor(spec)))
 
 
 def labels_path(model: Path) -> Path:
@@ -39,63 +82,35 @@ def labels_path(model: Path) -> Path:
     return model.with_suffix(".labels.txt")
 
 
-def write_labels(spec: ModelSpec, path: Path) -> None:
-    """Write the class names in output order, a line each."""
-    _write(path, "".join(f"{name}\n" for name in spec.classes))
-
-
-def write_triton(spec: ModelSpec, model: Path, repository: Path) -> None:
-    """Add a model to a repository of NVIDIA's Triton server.
-
-    Layout and fields: Triton's model_repository.md and model_configuration.md. Clients send what the graph takes, and
-    get names of classes where they ask for a classification.
-    """
-    folder = repository / model.stem
-    (folder / "1").mkdir(parents=True, exist_ok=True)
-    _copy(model, folder / "1" / "model.onnx")
-    write_labels(spec, folder / "labels.txt")
-    _write(folder / "config.pbtxt", _triton_config(spec, model.stem))
-
-
-def check_hf(spec: ModelSpec) -> None:
-    """Raise UsageError where the preprocessing cannot be said in Hugging Face's words."""
-    if isinstance(spec.input.fit, PadFit) or spec.input.color == "gray":
-        what = "pad" if isinstance(spec.input.fit, PadFit) else "make gray pictures"
-        raise UsageError(f"--hf: Hugging Face's image processors cannot {what}", hint="Leave --hf out.")
-
-
-def write_hf(spec: ModelSpec, model: Path, folder: Path) -> None:
-    """Write what Hugging Face's optimum and transformers.js read, around a file that takes float images.
-
-    Their image processors resize by Pillow, so pixels are close to the contract's but not the same.
-    """
-    (folder / "onnx").mkdir(parents=True, exist_ok=True)
-    _copy(model, folder / "onnx" / "model.onnx")
-    _write(folder / "config.json", _json(_hf_config(spec)))
-    _write(folder / "preprocessor_config.json", _json(_hf_preprocessor(spec)))
+def _lines(spec: ModelSpec) -> str:
+    return "".join(f"{name}\n" for name in spec.classes)
 
 
 def _triton_config(spec: ModelSpec, name: str) -> str:
+    """Return config.pbtxt. Where the batch is fixed it is a dimension like the others, and Triton does no batching."""
     graph, size = spec.graph or Graph(), spec.input
     pixels = graph.input == "pixels"
-    dims = [size.height, size.width, size.channels] if pixels else [size.channels, size.height, size.width]
-    batching = "dynamic_batching { }\n" if graph.batch is None else ""
+    fixed = [] if graph.batch is None else [graph.batch]
+    dims = fixed + ([size.height, size.width, size.channels] if pixels else [size.channels, size.height, size.width])
+    answers = [*fixed, len(spec.classes)]
+    batching = "" if fixed else "dynamic_batching { }\n"
     return f"""name: {json.dumps(name)}
 platform: "onnxruntime_onnx"
-max_batch_size: {graph.batch or TRITON_MAX_BATCH}
+max_batch_size: {0 if fixed else TRITON_MAX_BATCH}
 input [
   {{ name: "{INPUTS[graph.input]}", data_type: {"TYPE_UINT8" if pixels else "TYPE_FP32"}, dims: {dims} }}
 ]
 output [
-  {{ name: "probabilities", data_type: TYPE_FP32, dims: [{len(spec.classes)}], label_filename: "labels.txt" }},
-  {{ name: "logits", data_type: TYPE_FP32, dims: [{len(spec.classes)}], label_filename: "labels.txt" }}
+  {{ name: "probabilities", data_type: TYPE_FP32, dims: {answers}, label_filename: "labels.txt" }},
+  {{ name: "logits", data_type: TYPE_FP32, dims: {answers}, label_filename: "labels.txt" }}
 ]
 {batching}"""
 
 
 def _hf_config(spec: ModelSpec) -> dict[str, Any]:
     return {
-        "model_type": "medonnx",
+        # Readers load only what they know the name of; of a ResNet they read nothing but the labels.
+        "model_type": "resnet",
         "problem_type": "single_label_classification",
         "num_labels": len(spec.classes),
         "id2label": {str(index): name for index, name in enumerate(spec.classes)},
@@ -108,7 +123,7 @@ def _hf_preprocessor(spec: ModelSpec) -> dict[str, Any]:
     size = {"height": spec.input.height, "width": spec.input.width}
     crop = spec.input.fit.crop if isinstance(spec.input.fit, CropFit) else None
     return {
-        "image_processor_type": "ViTImageProcessor" if crop is None else "ConvNextImageProcessor",
+        "image_processor_type": "ViTImageProcessor" if crop is None else "CLIPImageProcessor",
         "do_resize": True,
         "size": size if crop is None else {"shortest_edge": crop.resize},
         "resample": PILLOW_FILTERS[spec.input.interpolation],

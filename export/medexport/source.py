@@ -62,13 +62,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Source:
 def from_module(module: nn.Module, spec: ModelSpec) -> Source:
     """Take any module that turns normalised images, float (batch, C, H, W), into logits (batch, classes).
 
-    The module is copied, to the CPU and into evaluation mode: the caller's stays as it is. Mean and std are the
-    contract's and must not be in the module as well.
+    The module is copied, to the CPU, to fp32 and into evaluation mode: the caller's stays as it is. Mean and std are
+    the contract's and must not be in the module as well.
 
     Raises:
         UsageError: It does not run on the contract's size, or what it returns are no logits.
     """
-    classifier = Classifier(copy.deepcopy(module).cpu(), spec.input.mean, spec.input.std).eval()
+    try:
+        copied = copy.deepcopy(module)
+    except RuntimeError as error:  # torch's own, of tensors that belong to a graph of gradients
+        raise UsageError(f"the network cannot be copied: {error}") from None
+    classifier = Classifier(copied.cpu().float(), spec.input.mean, spec.input.std).eval()
     _check_outputs(classifier, spec)
     return Source(classifier, spec)
 
@@ -135,13 +139,14 @@ def _state_dict(loaded: Any, path: str | os.PathLike[str]) -> Mapping[str, Tenso
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+    found = loaded if isinstance(loaded, dict) else {}
+    if not found or not all(isinstance(k, str) and isinstance(value, Tensor) for k, value in found.items()):
         hint = "Save one with torch.save(model.state_dict(), FILE)."
         raise CheckpointError(f"{path}: holds no state_dict", hint=hint)
     weights: dict[str, Tensor] = loaded
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    # Wrappers wrap one another: as long as one stands before every name, it goes.
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), ""):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights
 
 

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from medexport.battery import drawn_images, patterns
 from medexport.source import Source
-from medinfer.agreement import LEAST_SPREAD, Comparison, Logits, compare, softmax
-from medinfer.errors import DisagreementError, ImageError, ModelError, UsageError
+from medinfer.agreement import LEAST_SPREAD, TOLERANCES, Comparison, Logits, compare, softmax
+from medinfer.errors import CheckpointError, DisagreementError, ImageError, ModelError, UsageError
+from medinfer.golden import enlarged
 from medinfer.images import ImageSource, read_file, read_image
 from medinfer.inputs import class_of, find_images
 from medinfer.model import Model
@@ -27,6 +29,7 @@ from medinfer.spec import Agreement, BeforeAfter, Differences, ModelSpec
 BATCHES = (1, 2, 3, 7, 16)
 DEFAULT_IMAGES = 64
 TORCH_CHUNK = 64
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,6 @@ class ReferenceImages:
     folder: str = ""
     """Where class folders are looked for."""
 
-    @property
-    def sha256(self) -> str:
-        """Hash over their content, in order."""
-        digest = hashlib.sha256()
-        for image in self.images:
-            if isinstance(image, str | os.PathLike):
-                content = read_file(image)
-            else:
-                content = image.tobytes() if isinstance(image, np.ndarray) else image
-            digest.update(hashlib.sha256(content).digest())
-        return digest.hexdigest()
-
     def name(self, position: int) -> str:
         """Return what an image is called in a report."""
         image = self.images[position]
@@ -57,28 +48,32 @@ class ReferenceImages:
             return os.fspath(image)
         return str(getattr(image, "source", f"drawn image {position}"))
 
-    def label(self, image: ImageSource, classes: Sequence[str]) -> int | None:
+    def label(self, position: int, classes: Sequence[str]) -> int | None:
         """Return the index of the class that an image's folder tells, if it does."""
+        image = self.images[position]
         name = class_of(image, self.folder, classes) if self.folder and isinstance(image, str) else None
         return None if name is None else classes.index(name)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What both sides say of the same images, in the order of the source's classes."""
+    """What both sides say of the same images, in the order of the source's classes; float32 (images, classes)."""
 
-    images: Sequence[ImageSource]
     positions: Sequence[int]
-    """Where they stand among the images named: some of those may be unusable."""
+    """Where the images stand among those named: some of those may be unusable."""
+    sha256: str
+    """Hash over their content, in order."""
     expected: Logits
-    """The checkpoint's, in torch."""
-    observed: Logits
-    """The file's; a few images more where some were run again to fill every batch size."""
+    """The checkpoint's logits, in torch."""
+    logits: Logits
+    """The file's; a few rows more, where images were run again to fill every batch size."""
+    probabilities: Logits
+    """The file's, which its labels and decisions come from; as many rows as `logits`."""
 
     @property
-    def paired(self) -> tuple[Logits, Logits]:
-        """Return both, image for image, with those that were run again."""
-        return self.expected[np.arange(len(self.observed)) % len(self.expected)], self.observed
+    def repeated(self) -> Logits:
+        """The checkpoint's logits, row for row beside the file's."""
+        return self.expected[np.arange(len(self.logits)) % len(self.expected)]
 
 
 def images_of(folder: str | os.PathLike[str] | None, count: int | None = DEFAULT_IMAGES) -> ReferenceImages:
@@ -104,48 +99,52 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
 
     Raises:
         DisagreementError: They disagree, or the outputs vary too little to tell.
+        CheckpointError: The source answers NaN or infinity.
         UsageError: None of the images can be read.
     """
-    _insist_on_classes(source.spec, model.spec)
-    progress = progress or Progress("", enabled=False)
-    progress.total = len(reference.images) * 2
+    _insist_on_contract(source.spec, model)
     batches = (model.spec.graph.batch,) if model.spec.graph and model.spec.graph.batch else BATCHES
-    answers = _ask(source, model, reference.images, batches, progress)
-    if not answers.images:
-        raise UsageError(f"none of {len(reference.images)} images can be read")
-    battery = _ask(source, model, list(patterns()), batches, progress)
-    found, fixed = _compared(source, model, answers), _compared(source, model, battery)
-    if not found.is_telling:
+    least = source.spec.input.min_side
+    fixed = ReferenceImages("synthetic", [enlarged(image, least) for image in patterns()])
+    if reference.kind == "synthetic":
+        reference = ReferenceImages("synthetic", [enlarged(image, least) for image in drawn_images()])
+    progress = progress or Progress("", enabled=False)
+    progress.total = sum(len(images) + max(len(images), sum(batches)) for images in (reference.images, fixed.images))
+    answers = _ask(source, model, reference, batches, progress)
+    battery = _ask(source, model, fixed, batches, progress)
+    found, stressed = _compared(source, model, answers), _compared(source, model, battery)
+    spread = float(np.ptp(np.concatenate([answers.expected, battery.expected]), axis=0).max())
+    if spread < LEAST_SPREAD:
         raise DisagreementError(
-            f"the logits vary by {found.spread:.2g} over {len(answers.images)} images, under {LEAST_SPREAD}: "
-            "any two models would agree",
-            hint="Is it trained? Pass images of the task with --data.",
+            f"the logits vary by {spread:.2g} over all images, under {LEAST_SPREAD}: any two models would agree",
+            hint="Is it trained?",
         )
-    _insist(found, answers.images, source.spec, model.spec)
-    _insist(fixed, battery.images, source.spec, model.spec)
+    _insist(found, answers, reference, "images")
+    _insist(stressed, battery, fixed, "patterns")
     return Agreement(
         images=reference.kind,
-        images_sha256=reference.sha256,
+        images_sha256=answers.sha256,
+        unusable=len(reference.images) - len(answers.positions),
         batches=batches,
         provider=model.provider,
         precision=model.precision,
         differences=_differences(found, answers),
-        battery=_differences(fixed, battery),
-        operating_point_flips=_decisions_changed(source.spec, *answers.paired),
+        battery=_differences(stressed, battery),
+        operating_point_flips=_decisions_changed(source.spec, answers),
         **_with_labels(source.spec, reference, answers),
     )
 
 
 def describe(agreement: Agreement, reference: ReferenceImages) -> str:
     """Return the verdict as a few lines for people; `reference` is what it was given on."""
-    found, fixed = agreement.differences, agreement.battery
+    found = agreement.differences
     images = "images of the data" if agreement.images == "data" else "drawn images"
     lines = [
-        f"agrees with the checkpoint on {found.count} {images} and {fixed.count} patterns, in batches of "
-        f"{', '.join(map(str, agreement.batches))}: max |dlogit| {found.max_logit:.1e} "
-        f"(allowed {found.tolerance:.1e}), mean {found.mean_logit:.1e}, max |dp| {found.max_probability:.1e}, "
-        f"{found.label_flips} label flips, {len(found.ties)} ties"
+        f"agrees with the checkpoint in batches of {', '.join(map(str, agreement.batches))}",
+        f"{found.count} {images}: {_figures(found)}",
+        f"{agreement.battery.count} patterns: {_figures(agreement.battery)}",
     ]
+    lines += [f"{agreement.unusable} images could not be read and are not counted"] * bool(agreement.unusable)
     lines += [f"tie: {reference.name(position)}" for position in found.ties]
     lines += [f"{name}: {flips} decisions changed" for name, flips in agreement.operating_point_flips.items()]
     for name, pair in (("accuracy", agreement.accuracy), ("macro AUC", agreement.macro_auc)):
@@ -156,133 +155,182 @@ def describe(agreement: Agreement, reference: ReferenceImages) -> str:
     return "\n".join(lines)
 
 
-def _insist_on_classes(wanted: ModelSpec, found: ModelSpec) -> None:
-    if set(wanted.classes) != set(found.classes):
-        raise DisagreementError(f"classes differ: {', '.join(found.classes)} and {', '.join(wanted.classes)}")
+def _figures(found: Differences) -> str:
+    return (
+        f"max |dlogit| {found.max_logit:.1e} (allowed {found.tolerance:.1e}), mean {found.mean_logit:.1e}, "
+        f"max |dp| {found.max_probability:.1e}, {found.label_flips} label flips, {len(found.ties)} ties"
+    )
+
+
+def differing_fields(wanted: ModelSpec, found: ModelSpec) -> list[str]:
+    """Return the fields, of those that decide an answer or a decision, in which two contracts differ."""
+    fields = [
+        f"input.{name}" for name in vars(wanted.input) if getattr(wanted.input, name) != getattr(found.input, name)
+    ]
+    fields += [] if set(wanted.classes) == set(found.classes) else ["classes"]
+    others = ("task", "calibration", "operating_points")
+    fields += [name for name in others if getattr(wanted, name) != getattr(found, name)]
+    return fields + ([] if set(wanted.positive) == set(found.positive) else ["positive"])
+
+
+def _insist_on_contract(wanted: ModelSpec, model: Model) -> None:
+    """Refuse what images cannot show: drawn ones tell nothing of 16-bit files, none of a threshold."""
+    differing = differing_fields(wanted, model.spec)
+    if differing:
+        raise DisagreementError(f"the contracts of file and checkpoint differ in {', '.join(differing)}")
+    claimed = model.spec.graph.precision if model.spec.graph else "fp32"
+    stored = stored_precision(model.path)
+    if claimed != stored:
+        raise DisagreementError(f"the file says that it is {claimed}, and is {stored}")
+    if model.precision not in TOLERANCES:
+        raise DisagreementError(f"there is no tolerance for single logits of {model.precision}")
+
+
+def stored_precision(path: Path) -> str:
+    """Tell by a file's weights and operators what it computes in: fp32, fp16 or int8."""
+    graph = onnx.load(path).graph
+    if any(node.op_type == "DequantizeLinear" for node in graph.node):
+        return "int8"
+    return "fp16" if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer) else "fp32"
 
 
 def _ask(
-    source: Source, model: Model, images: Sequence[ImageSource], batches: Sequence[int], progress: Progress
+    source: Source, model: Model, reference: ReferenceImages, batches: Sequence[int], progress: Progress
 ) -> Answers:
-    """Ask both sides about the images that can be used."""
+    """Ask both sides about the images that can be used; raises UsageError if none can."""
     positions: list[int] = []
     expected: list[Logits] = []
-    for start in range(0, len(images), TORCH_CHUNK):
-        chunk = images[start : start + TORCH_CHUNK]
-        usable, tensors = _preprocessed(source, chunk)
+    digest = hashlib.sha256()
+    for start in range(0, len(reference.images), TORCH_CHUNK):
+        chunk = reference.images[start : start + TORCH_CHUNK]
+        usable, tensors = _preprocessed(source, chunk, digest)
         positions += [start + i for i in usable]
         if usable:
             expected.append(source.logits(np.stack(tensors)))
         progress.step(len(chunk))
     if not positions:
-        nothing = np.empty((0, len(source.spec.classes)), np.float32)
-        return Answers([], [], nothing, nothing)
-    taken = [images[i] for i in positions]
-    observed = _observed(model, taken, source.spec.classes, batches, progress)
-    return Answers(taken, positions, np.concatenate(expected), observed)
+        raise UsageError(f"none of {len(reference.images)} images can be read")
+    answers = np.concatenate(expected)
+    if not np.isfinite(answers).all():
+        raise CheckpointError("the checkpoint answers NaN or infinity", hint="Did its training diverge?")
+    images = [reference.images[i] for i in positions]
+    logits, probabilities = _observed(model, images, source.spec.classes, batches, progress)
+    return Answers(positions, digest.hexdigest(), answers, logits, probabilities)
 
 
-def _preprocessed(source: Source, images: Sequence[ImageSource]) -> tuple[list[int], list[npt.NDArray[np.uint8]]]:
+def _preprocessed(
+    source: Source, images: Sequence[ImageSource], digest: Any
+) -> tuple[list[int], list[npt.NDArray[np.uint8]]]:
     """Return which images can be used, and their tensors by the checkpoint's own contract, not by the file's."""
     usable, tensors = [], []
     for i, image in enumerate(images):
         try:
-            tensors.append(preprocess(read_image(image, source.spec.input), source.spec.input))
+            content = read_file(image) if isinstance(image, str | os.PathLike) else image
+            tensors.append(preprocess(read_image(content, source.spec.input), source.spec.input))
         except ImageError:
             continue  # as unusable for the one side as for the other
+        digest.update(hashlib.sha256(content.tobytes() if isinstance(content, np.ndarray) else content).digest())
         usable.append(i)
     return usable, tensors
 
 
 def _observed(
     model: Model, images: Sequence[ImageSource], classes: Sequence[str], batches: Sequence[int], progress: Progress
-) -> Logits:
-    """Return the file's logits in the order of `classes`, on every image and at least one batch of each size."""
+) -> tuple[Logits, Logits]:
+    """Return the file's logits and probabilities in the order of `classes`.
+
+    On every image, and in at least one batch of each size.
+    """
     queue = islice(cycle(images), max(len(images), sum(batches)))
-    rows: list[list[float]] = []
+    logits: list[list[float]] = []
+    probabilities: list[list[float]] = []
     for size in cycle(batches):
         batch = list(islice(queue, size))
         if not batch:
-            return np.array(rows, np.float32)
+            return np.array(logits, np.float32), np.array(probabilities, np.float32)
         try:
             predictions = model.predict_batch(batch)
         except ModelError as error:
             raise DisagreementError(f"the file cannot take what the checkpoint takes: {error}") from None
-        for prediction in predictions:
-            if prediction.error:
-                raise DisagreementError(f"the file refuses an image that the checkpoint takes: {prediction.error}")
-            logits = prediction.logits
-            rows.append([logits[name] for name in classes])
-        progress.step(size)
+        for seen in predictions:
+            if seen.error:
+                raise DisagreementError(f"the file refuses an image that the checkpoint takes: {seen.error}")
+            raw, scores = seen.logits, seen.probabilities
+            logits.append([raw[name] for name in classes])
+            probabilities.append([scores[name] for name in classes])
+        progress.step(len(batch))
     raise AssertionError  # cycle() never ends
 
 
 def _compared(source: Source, model: Model, answers: Answers) -> Comparison:
-    expected, observed = answers.paired
-    return compare(expected, observed, precision=model.precision, temperature=source.spec.calibration.temperature)
-
-
-def _insist(found: Comparison, images: Sequence[ImageSource], wanted: ModelSpec, spec: ModelSpec) -> None:
-    if found.agrees:
-        return
-    flips = [images[i % len(images)] for i in found.flips]
-    named = ", ".join(str(image) for image in flips if isinstance(image, str | os.PathLike))[:300]
-    contracts = differing_fields(wanted, spec)
-    raise DisagreementError(
-        f"the exported model disagrees with the checkpoint: max |dlogit| {found.max_difference:.2g} "
-        f"(allowed {found.tolerance:.2g}), {len(flips)} label flips of {len(images)} images"
-        + (f", such as {named}" if named else "")
-        + (f"; their contracts differ in {', '.join(contracts)}" if contracts else ""),
-        hint="--bisect names the first node that differs." if not contracts else "",
+    return compare(
+        answers.repeated,
+        answers.logits,
+        answers.probabilities,
+        precision=model.precision,
+        temperature=source.spec.calibration.temperature,
     )
 
 
-def differing_fields(wanted: ModelSpec, found: ModelSpec) -> list[str]:
-    """Return the fields, of those that decide an answer, in which two contracts differ."""
-    fields = [
-        f"input.{name}" for name in vars(wanted.input) if getattr(wanted.input, name) != getattr(found.input, name)
-    ]
-    return fields + [name for name in ("classes", "calibration") if getattr(wanted, name) != getattr(found, name)]
+def _insist(found: Comparison, answers: Answers, reference: ReferenceImages, kind: str) -> None:
+    if found.agrees:
+        return
+    flips = _positions(found.flips, answers)
+    named = ", ".join(reference.name(i) for i in flips[:MOST_NAMED])
+    raise DisagreementError(
+        f"the exported model disagrees with the checkpoint on {kind}: max |dlogit| {found.max_difference:.2g} "
+        f"(allowed {found.tolerance:.2g}), max |dp| {found.max_probability_difference:.2g} "
+        f"(allowed {found.probability_tolerance:.2g}), {len(flips)} label flips of {len(answers.positions)}"
+        + (f", such as {named}" if named else "")
+    )
+
+
+def _positions(rows: Sequence[int], answers: Answers) -> tuple[int, ...]:
+    """Return where the images of some rows stand among those named, each once."""
+    return tuple(sorted({answers.positions[i % len(answers.positions)] for i in rows}))
 
 
 def _differences(found: Comparison, answers: Answers) -> Differences:
-    count = len(answers.images)
     return Differences(
-        count=count,
+        count=len(answers.positions),
         logit_spread=_rounded(found.spread),
         tolerance=_rounded(found.tolerance),
         max_logit=_rounded(found.max_difference),
         mean_logit=_rounded(found.mean_difference),
         max_probability=_rounded(found.max_probability_difference),
-        label_flips=len(found.flips),
-        ties=tuple(sorted({answers.positions[i % count] for i in found.ties})),
+        label_flips=len(_positions(found.flips, answers)),
+        ties=_positions(found.ties, answers),
     )
 
 
-def _decisions_changed(spec: ModelSpec, expected: Logits, observed: Logits) -> dict[str, int]:
+def _decisions_changed(spec: ModelSpec, answers: Answers) -> dict[str, int]:
     """Return, for each operating point, on how many images the file decides otherwise."""
-    sides = [softmax(logits, spec.calibration.temperature) for logits in (expected, observed)]
+    expected, observed = softmax(answers.expected, spec.calibration.temperature), _once(answers)
     changed = {}
     for point in spec.operating_points:
         indices = [spec.classes.index(name) for name in point.positive]
-        before, after = (side[:, indices].sum(axis=1) >= point.threshold for side in sides)
+        before = expected[:, indices].sum(axis=1) >= point.threshold
+        after = observed[:, indices].sum(axis=1) >= point.threshold
         changed[point.name] = int(np.count_nonzero(before != after))
     return changed
 
 
+def _once(answers: Answers) -> Logits:
+    """Return the file's probabilities, one row for each image."""
+    return answers.probabilities[: len(answers.expected)]
+
+
 def _with_labels(spec: ModelSpec, reference: ReferenceImages, answers: Answers) -> dict[str, BeforeAfter]:
     """Return accuracy and AUC of both sides on the images whose folders tell their classes."""
-    told = [reference.label(image, spec.classes) for image in answers.images]
+    told = [reference.label(position, spec.classes) for position in answers.positions]
     rows = [i for i, label in enumerate(told) if label is not None]
     if not rows:
         return {}
     from medinfer.metrics import measure
 
     labels = np.array([told[i] for i in rows], np.int64)
-    before, after = (
-        measure(labels, softmax(logits[rows], spec.calibration.temperature), spec.classes)
-        for logits in (answers.expected, answers.observed)
-    )
+    before = measure(labels, softmax(answers.expected, spec.calibration.temperature)[rows], spec.classes)
+    after = measure(labels, _once(answers)[rows], spec.classes)
     return {
         name: BeforeAfter(checkpoint=round(before[name], 6), file=round(after[name], 6))
         for name in ("accuracy", "macro_auc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ Logits = npt.NDArray[np.float32]
 # Below this spread of the logits over the images, any two models agree and a verdict proves nothing.
 LEAST_SPREAD = 0.05
 
+# Of a softmax in fp32.
+ROUNDING = 1e-6
 # What really ran -> (largest difference of a logit from torch fp32, whether it grows with the spread).
 TOLERANCES = {"fp32": (1e-4, True), "tf32": (1e-2, False), "fp16": (2e-2, False)}
 
@@ -27,6 +30,8 @@ class Comparison:
     max_difference: float
     mean_difference: float
     max_probability_difference: float
+    probability_tolerance: float
+    """Largest difference of a probability that a logit within its tolerance can make, and rounding."""
     flips: tuple[int, ...]
     """Images whose label changed though the reference was clear: its two highest logits lie over 2 tolerances apart."""
     ties: tuple[int, ...]
@@ -34,8 +39,9 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether every logit is within the tolerance and no label flipped."""
-        return self.max_difference <= self.tolerance and not self.flips
+        """Whether every logit and every probability is within its tolerance and no label flipped."""
+        near = self.max_probability_difference <= self.probability_tolerance
+        return self.max_difference <= self.tolerance and near and not self.flips
 
     @property
     def is_telling(self) -> bool:
@@ -43,28 +49,31 @@ class Comparison:
         return self.spread >= LEAST_SPREAD
 
 
-def compare(reference: Logits, observed: Logits, *, precision: str = "fp32", temperature: float = 1.0) -> Comparison:
-    """Compare logits, each float32 (images, classes) in the same order of classes.
+def compare(
+    reference: Logits, observed: Logits, probabilities: Logits, *, precision: str = "fp32", temperature: float = 1.0
+) -> Comparison:
+    """Compare answers, each float32 (images, classes) in the same order of classes.
 
     Args:
-        reference: The checkpoint's, computed in torch in fp32.
-        observed: The other side's.
+        reference: The checkpoint's logits, computed in torch in fp32.
+        observed: The other side's logits.
+        probabilities: The other side's probabilities, which its labels and decisions come from.
         precision: What really ran: a key of `TOLERANCES`.
-        temperature: The calibration, for the difference in probabilities.
+        temperature: The checkpoint's calibration, by which its logits become probabilities.
 
     Raises:
         ValueError: The shapes differ, or there are no images.
     """
-    if reference.shape != observed.shape or reference.ndim != 2 or not len(reference):
-        raise ValueError(f"logits of shapes {reference.shape} and {observed.shape}")
+    if reference.shape != observed.shape or reference.shape != probabilities.shape or reference.ndim != 2:
+        raise ValueError(f"answers of shapes {reference.shape}, {observed.shape} and {probabilities.shape}")
+    if not len(reference):
+        raise ValueError("no images")
     spread = float(np.ptp(reference, axis=0).max()) if np.isfinite(reference).all() else 0.0
     tolerance, grows = TOLERANCES[precision]
     if grows:
         tolerance *= max(1.0, spread)
-    finite = np.isfinite(reference) & np.isfinite(observed)
-    # What is no number counts as infinitely far: every comparison with a NaN is False, and so would pass.
-    difference = np.where(finite, np.abs(np.where(finite, reference, 0) - np.where(finite, observed, 0)), np.inf)
-    changed = np.flatnonzero(reference.argmax(axis=1) != observed.argmax(axis=1))
+    difference = _distance(reference, observed)
+    changed = np.flatnonzero(reference.argmax(axis=1) != probabilities.argmax(axis=1))
     top_two = np.sort(reference, axis=1)[:, -2:]
     clear = top_two[:, 1] - top_two[:, 0] > 2 * tolerance
     return Comparison(
@@ -72,12 +81,18 @@ def compare(reference: Logits, observed: Logits, *, precision: str = "fp32", tem
         tolerance=tolerance,
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
-        max_probability_difference=float(
-            np.abs(softmax(reference, temperature) - softmax(observed, temperature)).max()
-        ),
+        max_probability_difference=float(_distance(softmax(reference, temperature), probabilities).max()),
+        # The slope of a softmax is at most 1/2, where all logits move apart by the tolerance.
+        probability_tolerance=tolerance / (2 * temperature) + ROUNDING,
         flips=tuple(int(i) for i in changed if clear[i]),
         ties=tuple(int(i) for i in changed if not clear[i]),
     )
+
+
+def _distance(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return absolute differences; what is no number is infinitely far, for a comparison with NaN is always False."""
+    finite = np.isfinite(wanted) & np.isfinite(found)
+    return np.where(finite, np.abs(np.where(finite, wanted, 0) - np.where(finite, found, 0)), np.inf)
 
 
 def softmax(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:

@@ -119,7 +119,7 @@ def predict(
     run = Run(kind or _default_format(output), batch_size, shard, 0 if strict else max_errors, quiet)
     _check_output(output, run.kind, overwrite=overwrite, resume=resume)  # before any work is done
     search = inputs.find_images(*_listed(paths), exclude=exclude)
-    if len(paths) == 1 and paths[0] != "-" and not Path(paths[0]).is_dir():
+    if len(paths) == 1 and inputs.is_single(paths[0]):
         threads = 1  # one image starts sooner without a pool of workers
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
     if threads is None and batch_size is None:

@@ -25,6 +25,7 @@ from medinfer.spec import GoldenSample, InputSpec
 
 # OpenCV's kernels may round one grey level differently from one build or processor to the next.
 ALLOWED_LEVELS = 1
+MOST_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class GoldenReport:
             # JSON knows no infinity: an answer that is no number has none.
             "max_logit_difference": found.max_difference if np.isfinite(found.max_difference) else None,
             "tolerance": found.tolerance,
+            "max_probability_difference": (
+                found.max_probability_difference if np.isfinite(found.max_probability_difference) else None
+            ),
             "label_flips": len(found.flips),
         }
 
@@ -64,33 +68,49 @@ class GoldenReport:
         return (
             f"{self.samples} golden samples\n"
             f"pixels: at most {self.max_level_difference} grey levels off, {self.differing_pixels:.2%} not exact\n"
-            f"logits: at most {found.max_difference:.2g} off, allowed {found.tolerance:.2g}; {len(found.flips)} flips"
+            f"logits: at most {found.max_difference:.2g} off, allowed {found.tolerance:.2g}; {len(found.flips)} flips\n"
+            f"probabilities: at most {found.max_probability_difference:.2g} off, "
+            f"allowed {found.probability_tolerance:.2g}"
         )
 
 
-def golden_images() -> list[npt.NDArray[np.uint8]]:
-    """Return the source images: small, smooth, of different sizes and aspects, RGB; the same on every machine."""
+def golden_images(min_side: int = 1) -> list[npt.NDArray[np.uint8]]:
+    """Return the source images: small, smooth, of different sizes and aspects, RGB; the same on every machine.
+
+    Sides are at least `min_side`.
+    """
     images = []
     for height, width, turns in ((24, 32, 1), (40, 28, 2), (33, 33, 3)):
         y, x = np.mgrid[0:height, 0:width].astype(np.int64)
         # Integer arithmetic only, so that no processor's sine or rounding has a say.
         planes = [(x * 7 * turns + y * 3 * k + (x * y * k) // 5) % 511 for k in (1, 2, 3)]
-        images.append(np.stack([np.where(p > 255, 510 - p, p) for p in planes], axis=2).astype(np.uint8))
+        image = np.stack([np.where(p > 255, 510 - p, p) for p in planes], axis=2).astype(np.uint8)
+        images.append(enlarged(image, min_side))
     return images
+
+
+def enlarged(image: npt.NDArray[np.uint8], min_side: int) -> npt.NDArray[np.uint8]:
+    """Return an image with each pixel repeated until its sides are at least `min_side`."""
+    times = -(-min_side // min(image.shape[:2]))
+    return np.repeat(np.repeat(image, times, axis=0), times, axis=1) if times > 1 else image
 
 
 def make_golden(
     images: Iterable[npt.NDArray[np.uint8]], logits: npt.NDArray[np.float32], spec: InputSpec
 ) -> tuple[GoldenSample, ...]:
-    """Return the samples for images (uint8 RGB) and the checkpoint's logits on them, float32 (images, classes)."""
-    return tuple(
-        GoldenSample(
-            image=_to_png(image),
-            tensor=_to_png(preprocess(image, spec)),
-            logits=tuple(float(value) for value in row),
-        )
-        for image, row in zip(images, logits, strict=True)
-    )
+    """Return the samples for images (uint8 RGB) and the checkpoint's logits on them, float32 (images, classes).
+
+    As many as `MOST_BYTES` hold, and one at least: the tensors of large inputs are large.
+    """
+    samples: list[GoldenSample] = []
+    left = MOST_BYTES
+    for image, row in zip(images, logits, strict=True):
+        tensor = _to_png(preprocess(image, spec))
+        left -= len(tensor)
+        if samples and left < 0:
+            break
+        samples.append(GoldenSample(image=_to_png(image), tensor=tensor, logits=tuple(float(value) for value in row)))
+    return tuple(samples)
 
 
 def verify(model: Model) -> GoldenReport:
@@ -113,13 +133,18 @@ def verify(model: Model) -> GoldenReport:
     # An answer that is no number is no agreement, rather than an error of its own.
     nothing = [float("nan")] * len(model.classes)
     observed = np.array([nothing if p.error else list(p.logits.values()) for p in predictions], np.float32)
+    answered = np.array([nothing if p.error else list(p.probabilities.values()) for p in predictions], np.float32)
     reference = np.array([sample.logits for sample in samples], np.float32)
     return GoldenReport(
         samples=len(samples),
         max_level_difference=int(difference.max()),
         differing_pixels=float(np.count_nonzero(difference) / difference.size),
         comparison=compare(
-            reference, observed, precision=model.precision, temperature=model.spec.calibration.temperature
+            reference,
+            observed,
+            answered,
+            precision=model.precision,
+            temperature=model.spec.calibration.temperature,
         ),
     )
 

@@ -39,7 +39,7 @@ class ImageSearch:
             for found in _expanded(path):
                 if os.path.isdir(found):
                     yield from self._walk(found, found)
-                elif found.lower().endswith(ARCHIVES) and os.path.isfile(found):
+                elif os.path.isfile(found) and not is_single(found):
                     yield from self._unpacked(found)
                 elif self._excluded(found):
                     self.skipped += 1
@@ -125,6 +125,11 @@ def class_of(path: str, folder: str | os.PathLike[str], classes: Sequence[str]) 
     """Return the class whose folder, below `folder`, holds an image: the nearest one that is named like a class."""
     parents = Path(path).relative_to(folder).parts[:-1]
     return next((name for name in reversed(parents) if name in classes), None)
+
+
+def is_single(path: str) -> bool:
+    """Tell whether a path is one file, and no archive of many."""
+    return os.path.isfile(path) and not path.lower().endswith(ARCHIVES)
 
 
 def is_image_name(name: str) -> bool:

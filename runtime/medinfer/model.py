@@ -24,7 +24,7 @@ from medinfer.stream import available_cores, chunked, ordered_map
 if TYPE_CHECKING:
     import onnxruntime
 
-MAX_SPEC_BYTES = 4 << 20
+MAX_SPEC_BYTES = 64 << 20
 # Measured: on a CPU more than one image a run costs memory and gains nothing; a device wants batches.
 CPU_CHUNK, ACCELERATOR_CHUNK = 1, 32
 # What Hugging Face's tools call an image on [0, 1]; others take any name.
@@ -243,6 +243,9 @@ def _check_graph(session: onnxruntime.InferenceSession, spec: ModelSpec, path: P
     if (batch if isinstance(batch, int) else None) != spec.graph.batch:
         raise ModelError(f"{path}: its batch size is {batch}, its contract says {spec.graph.batch or 'any'}")
     outputs = {value.name: (value.type, value.shape[1:]) for value in session.get_outputs()}
+    absent = [name for name in spec.graph.extra_outputs if name not in outputs]
+    if absent:
+        raise ModelError(f"{path}: its contract promises outputs that it lacks: {', '.join(absent)}")
     for name in OUTPUTS:
         if outputs.get(name) != ("tensor(float)", [len(spec.classes)]):
             raise ModelError(f"{path}: output {name!r} is {outputs.get(name)}, not one float for each class")

@@ -147,6 +147,9 @@ class InputSpec(Schema):
         for name in ("mean", "std"):
             count = len(getattr(self, name))
             _require(count == self.channels, name, f"{count} values for {self.channels} channels ({self.color})")
+        for i, value in enumerate(self.mean):
+            # Means of 0..255 are the commonest mistake, and nothing else would tell it.
+            _require(0 <= value <= 1, f"mean[{i}]", f"{value} is not within [0, 1]: divide what is on 0..255 by 255")
         for i, value in enumerate(self.std):
             _require(value > 0, f"std[{i}]", f"{value} is not positive")
         if isinstance(self.fit, CropFit):
@@ -263,13 +266,14 @@ class BeforeAfter(Schema):
 class Agreement(Schema):
     """The export's verdict: the file through `medinfer.load` against the checkpoint in torch.
 
-    `images` says on which: `synthetic` (drawn ones) or `data`, with `images_sha256` over the files' content; `battery`
-    is on fixed patterns besides. `operating_point_flips` counts changed decisions. `accuracy` and `macro_auc` are there
-    where the images' folders told their classes.
+    `images` says on which: `synthetic` (drawn ones) or `data`, with `images_sha256` over the content of those used;
+    `unusable` counts the others. `battery` is on fixed patterns besides. `operating_point_flips` counts changed
+    decisions. `accuracy` and `macro_auc` are there where the images' folders told their classes.
     """
 
     images: Literal["synthetic", "data"]
     images_sha256: str
+    unusable: int = 0
     batches: tuple[int, ...]
     provider: str
     precision: str

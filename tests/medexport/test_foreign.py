@@ -86,7 +86,7 @@ def test_a_torchvision_state_dict_is_exported_in_one_command(folder, resnet):
 @pytest.mark.parametrize(
     "wrap", [lambda d: {"state_dict": d}, lambda d: {"epoch": 3, "model": d}], ids=["key", "model"]
 )
-@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.module.", "module._orig_mod."])
 def test_wrapped_state_dicts_are_unwrapped(folder, resnet, wrap, prefix):
     weights = {prefix + name: value for name, value in resnet.state_dict().items()}
     torch.save(wrap(weights), folder / "wrapped.pth")
@@ -143,6 +143,7 @@ def test_whole_modules_and_other_pickles_are_refused_and_never_run(folder, resne
         (SPEC_TOML.replace("area", "lanczos"), "input.interpolation"),
         (SPEC_TOML.replace('["b"]', '["z"]'), "positive: 'z' is not one of the classes"),
         ("", "input: missing"),
+        (SPEC_TOML.replace("0.485, 0.456, 0.406", "123.7, 116.3, 103.5"), "divide what is on 0..255 by 255"),
     ],
 )
 def test_a_description_that_is_wrong_is_refused_with_its_field(folder, text, words):
@@ -168,12 +169,35 @@ def test_classes_may_stand_in_the_description(folder):
         (["ckpt.pt", "--weights", "w.pth"], "Name a CHECKPOINT"),
         (["--weights", "w.pth"], "--arch"),
         (["ckpt.pt", "--arch", "resnet18"], "a checkpoint knows its own"),
+        (["ckpt.pt", "--classes", ""], "a checkpoint knows its own"),
     ],
 )
 def test_a_command_line_that_names_too_little_or_too_much_is_refused(words, told):
     result = CliRunner().invoke(cli, ["onnx", *words])
     assert result.exit_code == 2
     assert told in result.output
+
+
+def test_spaces_around_class_names_are_no_part_of_them_and_empty_names_are_refused(folder):
+    result = export_words(folder, "--classes", "a, b ,c", "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert medinfer.load(folder / "w.onnx", "cpu").classes == ("a", "b", "c")
+    for names in ("", "a,,c"):
+        result = export_words(folder, "--classes", names, "--overwrite")
+        assert result.exit_code == 2
+        assert "--classes" in result.output
+
+
+def test_a_name_that_stands_for_two_networks_is_refused(folder):
+    with pytest.raises(UsageError, match="one of two networks") as caught:
+        read(folder, arch="efficientnet_lite0")
+    assert "timm:tf_efficientnet_lite0" in caught.value.hint
+
+
+def test_a_module_in_double_precision_is_exported_in_single(spec, tmp_path):
+    torch.manual_seed(0)
+    written = medexport.export(Tiny().double(), spec, tmp_path / "tiny.onnx")
+    assert written.agreement.precision == "fp32"
 
 
 def test_any_module_is_exported_from_python_and_stays_as_it_was(spec, tmp_path):

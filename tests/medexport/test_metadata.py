@@ -9,11 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 import medinfer
-from medexport.build import build_file, write_sidecars
+from medexport.build import build_all, build_file
+from medexport.cli import cli
 from medexport.metadata import keys
-from medexport.sidecars import Sidecars, check_hf
+from medexport.sidecars import Sidecars
+from medexport.verify import images_of
 from medinfer.errors import UsageError
-from medinfer.spec import Crop, CropFit, Graph, Pad, PadFit
+from medinfer.spec import Crop, CropFit, Graph, InputSpec, Pad, PadFit
 
 
 def props(path):
@@ -49,14 +51,16 @@ def test_model_api_keys_tell_labels_without_spaces_and_how_to_scale(source, floa
     ("fit", "resize"),
     [
         ("stretch", "standard"),
-        (CropFit(crop=Crop(resize=64)), "crop"),
+        (CropFit(crop=Crop(resize=64)), None),  # its own crop has no margin
         (PadFit(pad=Pad(value=7)), "fit_to_window_letterbox"),
         (PadFit(pad=Pad(anchor="top_left")), "fit_to_window"),
     ],
 )
 def test_model_api_is_told_the_fit(source, fit, resize):
     told = keys(replace(source.spec, input=replace(source.spec.input, fit=fit)))
-    assert told["model_info resize_type"] == resize
+    assert told.get("model_info resize_type") == resize
+    square = InputSpec(height=48, width=48, fit=CropFit(crop=Crop(resize=48)), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert keys(replace(source.spec, input=square))["model_info resize_type"] == "crop"
 
 
 def test_the_standards_own_marks_are_true_of_what_is_fed(exported, floats):
@@ -77,47 +81,91 @@ def test_a_viewer_shows_what_a_person_needs(exported):
         assert words in text
 
 
-def test_labels_and_a_triton_repository_are_written_from_the_contract(source, exported, tmp_path):
-    write_sidecars(source, exported, Sidecars(triton=tmp_path / "repository"))
+def write(source, path, *, graph=None, **wanted):
+    build_all(source, path, Sidecars(**wanted), graph=graph or Graph(), images=images_of(None))
+
+
+def test_labels_and_a_triton_repository_are_written_from_the_contract(source, tmp_path):
+    write(source, tmp_path / "model.onnx", labels=True, triton=tmp_path / "repository")
     folder = tmp_path / "repository/model"
     assert (folder / "labels.txt").read_text() == "a\nb\nc\n"
-    assert (folder / "1/model.onnx").read_bytes() == exported.read_bytes()
+    assert (tmp_path / "model.labels.txt").read_text() == "a\nb\nc\n"
+    assert (folder / "1/model.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
     config = (folder / "config.pbtxt").read_text()
     for words in ('name: "model"', '"image", data_type: TYPE_UINT8, dims: [48, 40, 3]', "dims: [3], label_filename"):
         assert words in config
+    assert "max_batch_size: 32" in config
     assert "dynamic_batching" in config
 
 
-def test_a_fixed_batch_is_told_to_triton(source, floats, tmp_path):
-    write_sidecars(source, floats, Sidecars(triton=tmp_path))
-    config = (tmp_path / "model.float/config.pbtxt").read_text()
-    assert "max_batch_size: 1\n" in config
+def test_a_fixed_batch_is_told_to_triton_as_a_dimension(source, tmp_path):
+    write(source, tmp_path / "m.float.onnx", graph=Graph(input="float", batch=2), triton=tmp_path)
+    config = (tmp_path / "m.float/config.pbtxt").read_text()
+    assert "max_batch_size: 0\n" in config
     assert "dynamic_batching" not in config
-    assert '"pixel_values", data_type: TYPE_FP32, dims: [3, 48, 40]' in config
+    assert '"pixel_values", data_type: TYPE_FP32, dims: [2, 3, 48, 40]' in config
+    assert "dims: [2, 3], label_filename" in config
 
 
-def test_hugging_faces_files_leave_mean_and_std_to_the_graph(source, exported, tmp_path):
-    write_sidecars(source, exported, Sidecars(hf=tmp_path / "hf"))
+@pytest.mark.parametrize("fit", ["stretch", CropFit(crop=Crop(resize=64))])
+def test_hugging_faces_files_leave_mean_and_std_to_the_graph(make_source, spec, tmp_path, fit):
+    source = make_source(spec=replace(spec, input=replace(spec.input, fit=fit)))
+    write(source, tmp_path / "m.onnx", hf=tmp_path / "hf")
     processor = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
-    assert processor["size"] == {"height": 48, "width": 40}
+    size = {"height": 48, "width": 40}
+    if fit == "stretch":
+        assert (processor["image_processor_type"], processor["size"]) == ("ViTImageProcessor", size)
+    else:
+        assert (processor["image_processor_type"], processor["size"]) == ("CLIPImageProcessor", {"shortest_edge": 64})
+        assert processor["crop_size"] == size
     assert (processor["do_rescale"], processor["do_normalize"], processor["resample"]) == (True, False, 4)
     config = json.loads((tmp_path / "hf/config.json").read_text())
     assert config["id2label"] == {"0": "a", "1": "b", "2": "c"}
     assert medinfer.load(tmp_path / "hf/onnx/model.onnx", "cpu").spec.graph.input == "float"
 
 
-def test_what_hugging_face_cannot_say_is_refused(source):
+def test_what_cannot_be_written_is_refused_before_any_work(source, tmp_path):
+    (tmp_path / "file").write_text("x")
     for change in ({"fit": PadFit(pad=Pad())}, {"color": "gray", "mean": (0.5,), "std": (0.5,)}):
+        spec = replace(source.spec, input=replace(source.spec.input, **change))
         with pytest.raises(UsageError, match="--hf"):
-            check_hf(replace(source.spec, input=replace(source.spec.input, **change)))
+            Sidecars(hf=tmp_path / "hf").check(spec, tmp_path / "m.onnx")
+    for wanted in ({"hf": tmp_path / "file"}, {"triton": tmp_path / "file"}):
+        with pytest.raises(UsageError, match="is a file"):
+            Sidecars(**wanted).check(source.spec, tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="no name of a model"):
+        Sidecars(triton=tmp_path).check(source.spec, tmp_path / 'a "b".onnx')
 
 
-def test_nothing_that_exists_is_overwritten_unasked(tmp_path, monkeypatch):
-    from medexport.cli import cli
-
+@pytest.mark.parametrize(
+    ("words", "existing"),
+    [
+        (["--labels"], "ckpt.labels.txt"),
+        (["--triton", "r"], "r/ckpt/config.pbtxt"),
+        (["--triton", "r"], "r/ckpt/1/model.onnx"),
+        (["--hf", "h"], "h/config.json"),
+        (["--hf", "h"], "h/onnx/model.onnx"),
+        ([], "ckpt.onnx"),
+    ],
+)
+def test_nothing_that_exists_is_overwritten_unasked(tmp_path, monkeypatch, words, existing):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "ckpt.labels.txt").write_text("mine")
-    result = CliRunner().invoke(cli, ["onnx", "ckpt.pt", "--labels"])
+    (tmp_path / existing).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / existing).write_text("mine")
+    result = CliRunner().invoke(cli, ["onnx", "ckpt.pt", *words])
     assert isinstance(result.exception, UsageError)
-    assert "ckpt.labels.txt: exists already" in str(result.exception)
-    assert (tmp_path / "ckpt.labels.txt").read_text() == "mine"
+    assert f"{existing}: exists already" in str(result.exception)
+    assert (tmp_path / existing).read_text() == "mine"
+
+
+def test_what_is_exported_is_not_overwritten_and_the_folder_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ckpt.pt").write_text("mine")
+    for words, told in (
+        (["-o", "ckpt.pt", "--overwrite"], "is what is exported"),
+        (["-o", "nowhere/x.onnx"], "no such folder"),
+    ):
+        result = CliRunner().invoke(cli, ["onnx", "ckpt.pt", *words])
+        assert result.exit_code == 2
+        assert told in result.output
+    assert (tmp_path / "ckpt.pt").read_text() == "mine"

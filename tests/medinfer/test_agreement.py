@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
 
-from medinfer.agreement import LEAST_SPREAD, TOLERANCES, compare, softmax
+from medinfer import agreement
+from medinfer.agreement import LEAST_SPREAD, TOLERANCES, softmax
 
 # Two classes, two images; the reference is clear on both, and a logit ranges over 6.
 CLEAR = np.float32([[4, -4], [-2, 2]])
+
+
+def compare(reference, observed, probabilities=None, *, temperature=1.0, **options):
+    """Compare answers whose probabilities are what their logits say, unless others are given."""
+    probabilities = softmax(observed, temperature) if probabilities is None else probabilities
+    return agreement.compare(reference, observed, probabilities, temperature=temperature, **options)
 
 
 def moved(reference, amount, image=0, label=0):
@@ -122,8 +129,29 @@ def test_logits_that_hardly_vary_over_the_images_tell_nothing(spread, telling):
     [((2, 3), (2, 2)), ((2, 3), (3, 3)), ((0, 3), (0, 3)), ((3,), (3,))],
 )
 def test_logits_that_cannot_be_compared_are_a_value_error(reference, observed):
-    with pytest.raises(ValueError, match="logits of shapes"):
-        compare(np.zeros(reference, np.float32), np.zeros(observed, np.float32))
+    reference, observed = np.zeros(reference, np.float32), np.zeros(observed, np.float32)
+    with pytest.raises(ValueError, match=r"answers of shapes|no images"):
+        agreement.compare(reference, observed, observed)
+
+
+def test_right_logits_with_wrong_probabilities_do_not_agree():
+    shares = softmax(CLEAR)
+    assert compare(CLEAR, CLEAR, shares).agrees
+    swapped = compare(CLEAR, CLEAR, shares[:, ::-1])
+    assert swapped.max_difference == 0
+    assert swapped.flips == (0, 1)
+    assert not compare(CLEAR, CLEAR, softmax(CLEAR, 1.1)).agrees  # a calibration that was left out
+    assert not compare(CLEAR, CLEAR, np.full_like(shares, np.nan)).agrees
+
+
+@given(st.data())
+def test_logits_within_their_tolerance_never_fail_by_their_probabilities(data):
+    reference = data.draw(arrays.arrays(np.float64, (3, 3), elements=st.floats(-20, 20)))
+    temperature = data.draw(st.floats(0.2, 5))
+    tolerance = compare(reference, reference, temperature=temperature).tolerance
+    observed = reference + tolerance * data.draw(arrays.arrays(np.float64, (3, 3), elements=st.floats(-1, 1)))
+    found = compare(reference, observed, temperature=temperature)
+    assert found.max_probability_difference <= found.probability_tolerance
 
 
 LOGITS = arrays.arrays(np.float32, (4, 3), elements=st.floats(-1e3, 1e3, width=32))

@@ -6,7 +6,15 @@ import torch
 
 from medinfer.errors import CheckpointError, UsageError
 from medinfer.spec import InputSpec
-from medtrain.network import Classifier, NetworkConfig, build_network, head_of, network_config, predict_logits
+from medtrain.network import (
+    Classifier,
+    HeadConfig,
+    NetworkConfig,
+    build_network,
+    head_of,
+    network_config,
+    predict_logits,
+)
 from medtrain.recipe import Network
 from medtrain.weights import load_weights
 
@@ -168,3 +176,23 @@ def test_weights_without_batch_counters_are_taken_and_those_of_a_deeper_network_
     torch.save(build_network(config("resnet34")).state_dict(), tmp_path / "deeper.pth")
     with pytest.raises(UsageError, match="convolutions more"):
         load_weights(network, wanted, str(tmp_path / "deeper.pth"))
+
+
+@pytest.mark.parametrize(
+    ("source", "arch", "kwargs"),
+    [
+        ("timm", "hf-hub:somebody/model", {}),
+        ("timm", "local-dir:/etc", {}),
+        ("timm", "resnet18", {"checkpoint_path": "/etc/passwd"}),
+        ("timm", "resnet18", {"pretrained": True}),
+        ("torchvision", "fasterrcnn_resnet50_fpn", {}),
+        ("torchvision", "resnet18", {"weights": "DEFAULT"}),
+        ("medtrain", "small_cnn", {"widths": [200000, 200000]}),
+        ("medtrain", "malaria_cnn", {"size": [70, 70], "widths": [8] * 3, "pools": [0, 2, 2], "dense": [8]}),
+        ("medtrain", "small_cnn", {"surprise": 1}),
+    ],
+)
+def test_a_hostile_checkpoint_names_nothing_that_is_downloaded_read_or_takes_all_memory(source, arch, kwargs):
+    hostile = NetworkConfig(source=source, arch=arch, kwargs=kwargs, in_channels=3, head=HeadConfig(classes=2))
+    with pytest.raises(CheckpointError, match="is none that medtrain writes"):
+        build_network(hostile)

@@ -48,7 +48,7 @@ class Checkpoint:
         classifier = Classifier(build_network(self.network), self.spec.input.mean, self.spec.input.std)
         try:
             classifier.load_state_dict(self.state_dict)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, AttributeError) as error:  # of tensors that do not fit, or are none
             lines = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
             raise CheckpointError(f"the weights do not fit {self.network.arch}: {lines[:400]}") from None
         return classifier.eval()
@@ -111,7 +111,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     data = load_tensors(path)
     found = data.get("medtrain_format") if isinstance(data, dict) else None
-    if found is None:
+    if not isinstance(found, int):
         hint = "Only checkpoints that medtrain wrote say how their images are prepared; for others see docs/export.md."
         raise CheckpointError(f"{path}: not a medtrain checkpoint", hint=hint)
     if found != CHECKPOINT_FORMAT:

@@ -32,6 +32,11 @@ PLAIN_CNNS: Mapping[str, Mapping[str, Sequence[int]]] = {
 }
 
 
+# What a checkpoint may say of those, and the largest number in it: a hostile one must not take all memory.
+OWN_KWARGS = {"size", "widths", "pools", "dense"}
+LARGEST, MOST_LAYERS = 4096, 16
+
+
 @schema
 class HeadConfig(Schema):
     """What stands behind the pooled features."""
@@ -214,6 +219,9 @@ def build_network(config: NetworkConfig) -> nn.Module:
         CheckpointError: The configuration names nothing that can be built.
         MissingExtraError: The library it comes from is not installed.
     """
+    if not _is_known(config):
+        given = dict(config.kwargs)
+        raise CheckpointError(f"network {config.source}:{config.arch} with {given} is none that medtrain writes")
     try:
         if config.source == "medtrain":
             kind: Any = PlainCnn if config.arch in PLAIN_CNNS else SmallCnn
@@ -225,8 +233,25 @@ def build_network(config: NetworkConfig) -> nn.Module:
         _drop_dropout_before(network, name)
         _replace(network, name, Head(last.in_features, config.head))
         return network
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(f"network {config.source}:{config.arch} cannot be built: {error}") from None
+
+
+def _is_known(config: NetworkConfig) -> bool:
+    """Tell whether a configuration is one that medtrain writes.
+
+    A checkpoint may be anybody's: it must name nothing that would be downloaded, read from disk, or take all memory.
+    """
+    if config.source == "medtrain":
+        values = [value if isinstance(value, list | tuple) else [value] for value in config.kwargs.values()]
+        sane = all(len(v) <= MOST_LAYERS and all(type(n) is int and 0 < n <= LARGEST for n in v) for v in values)
+        return sane and set(config.kwargs) <= OWN_KWARGS and (config.arch == "small_cnn" or config.arch in PLAIN_CNNS)
+    if config.kwargs:
+        return False
+    if config.source == "timm":
+        return bool(library("timm", "pretrained").is_model(config.arch))
+    models = library("torchvision.models", "train")
+    return config.arch in models.list_models(models)
 
 
 def build_plain_network(arch: str, *, classes: int, in_channels: int) -> nn.Module:
@@ -236,6 +261,10 @@ def build_plain_network(arch: str, *, classes: int, in_channels: int) -> nn.Modu
         UsageError: No such architecture, or not with these classes and channels.
         MissingExtraError: The library it comes from is not installed.
     """
+    if arch == "efficientnet_lite0":
+        # Two networks with the same tensors and other paddings: the wrong one would answer, and wrongly.
+        hint = "Name timm:efficientnet_lite0 or timm:tf_efficientnet_lite0, whichever it was."
+        raise UsageError(f"arch: {arch} stands for one of two networks", hint=hint)
     source, name = _locate(arch)
     if source == "medtrain":
         raise UsageError(f"arch: {arch} is medtrain's own", hint="Pass the ckpt.pt that medtrain fit wrote.")
