@@ -53,7 +53,9 @@ def test_the_chain_on_real_cells(run, tmp_path):
     exported = run("medexport", "onnx", "ckpt.pt", "--data", cells, "--json", cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     verdict = json.loads(exported.stdout)
-    assert (verdict["images"], verdict["count"], verdict["label_flips"]) == ("data", 64, 0)
+    found = verdict["differences"]
+    assert (verdict["images"], found["count"], found["label_flips"]) == ("data", 64, 0)
+    assert verdict["accuracy"]["file"] == verdict["accuracy"]["checkpoint"]
     done = run("medinfer", cells, "--provider", "cpu", cwd=tmp_path)
     assert done.returncode == 0
     label = {row["path"]: row["label"] for row in csv.DictReader(done.stdout.splitlines())}

@@ -88,7 +88,7 @@ def test_output_goes_to_a_file_whole_and_only_once(chain, run, tmp_path, name, f
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
     assert run(*command, "--overwrite", cwd=chain).returncode == 0
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, f"{name}.meta.json"]
 
 
 def test_a_subcommand_may_be_named_or_left_out(chain, run, tmp_path):

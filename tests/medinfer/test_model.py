@@ -241,7 +241,7 @@ def test_a_model_with_a_contract_that_cannot_be_read_is_refused(text, build_mode
 
 
 def test_a_contract_of_unreasonable_size_is_refused(build_model, model_spec, tmp_path):
-    path = build_model(tmp_path / "huge.onnx", text=model_spec().dumps() + " " * (5 << 20))
+    path = build_model(tmp_path / "huge.onnx", text=model_spec().dumps() + " " * (65 << 20))
     assert "at most" in str(failing(lambda: medinfer.load(path, "cpu"), ModelError))
 
 

@@ -69,7 +69,7 @@ def inputs(draw):
         alpha=draw(ALPHAS),
         min_side=draw(SIDES),
         dicom=draw(DICOMS),
-        mean=draw(tuples(NUMBERS, min_size=channels, max_size=channels)),
+        mean=draw(tuples(SHARES, min_size=channels, max_size=channels)),
         std=draw(tuples(POSITIVE, min_size=channels, max_size=channels)),
     )
 

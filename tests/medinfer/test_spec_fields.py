@@ -54,6 +54,7 @@ WHOLE = {
     "agreement": {
         "images": "data",
         "images_sha256": "ef",
+        "unusable": 2,
         "batches": [1, 3],
         "provider": "cpu",
         "precision": "fp32",
@@ -197,7 +198,7 @@ BAD = {
     "input.dicom.window[0]": ["40", None],
     "input.dicom.frame": [-1, 0.0, "0"],
     "input.mean": [[0.5], [0.5] * 4, 0.5, "0.5"],
-    "input.mean[1]": ["0.5", None, True],
+    "input.mean[1]": ["0.5", None, True, -0.1, 1.1, 127.5],
     "input.std": [[0.2], [0.2] * 4, 0.2],
     "input.std[2]": [0, 0.0, -0.1, "0.4"],
     "calibration": [1.5, [1.5]],
@@ -234,6 +235,7 @@ BAD = {
     "agreement": ["ok", []],
     "agreement.images": ["real", 1],
     "agreement.images_sha256": [1],
+    "agreement.unusable": [0.5, "1"],
     "agreement.batches": [1, "1"],
     "agreement.batches[1]": [3.0],
     "agreement.provider": [1],
@@ -319,7 +321,7 @@ REQUIRED += ["input.fit.crop.resize", "input.alpha.over", "format"]
 REQUIRED += [f"operating_points[0].{key}" for key in POINT if key != "comparison"] + [
     "operating_points[0].target.metric"
 ]
-OPTIONAL = ("operating_point_flips", "accuracy", "macro_auc")
+OPTIONAL = ("unusable", "operating_point_flips", "accuracy", "macro_auc")
 REQUIRED += [f"agreement.{key}" for key in WHOLE["agreement"] if key not in OPTIONAL]
 REQUIRED += [f"agreement.{part}.{key}" for part in ("differences", "battery") for key in WHOLE["agreement"][part]]
 REQUIRED += [f"golden[0].{key}" for key in WHOLE["golden"][0]]
