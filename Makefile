@@ -35,7 +35,7 @@ test-all: $(INSTALLED) lint
 # Other programs open our files and run our runtime, each in an environment of its own; what cannot be had is skipped.
 test-peers: $(INSTALLED)
 	for name in peers ort117 ray; do test -x build/$$name/bin/python || $(PYTHON) -m venv build/$$name; done
-	-build/peers/bin/python -m pip install --quiet ultralytics "openvino-model-api[onnx]" onnxruntime
+	-build/peers/bin/python -m pip install --quiet ultralytics "openvino-model-api[onnx]" "optimum-onnx[onnxruntime]"
 	-build/ort117/bin/python -m pip install --quiet "onnxruntime==1.17.3" "numpy<2"
 	-build/ray/bin/python -m pip install --quiet "ray[data]" numpy opencv-python-headless click onnxruntime pyarrow
 	-mkdir -p build/node && npm install --prefix build/node --silent --ignore-scripts onnxruntime-node

@@ -55,8 +55,8 @@ NETWORKS = [
     "efficientnet_lite0",
 ]
 REMARKS = """
-DenseNet keeps 62 BatchNorms: they follow a concatenation, and no convolution stands before them that could take them up.
-vit_b_16 asks for the size of the batch once, to repeat its class token; nothing else computes a shape.
+DenseNet keeps 62 BatchNorms: they follow a concatenation, and no convolution before them could take them up. vit_b_16
+asks for the size of the batch once, to repeat its class token; nothing else computes a shape.
 """
 SIDE, IMAGES, SPREAD = 224, 32, 4.0
 CLASSES = ("a", "b", "c", "d")

@@ -1,4 +1,4 @@
-"""Other programs open the files and give our answers: Ultralytics, model_api, onnxruntime of 2024, and JavaScript.
+"""Other programs open the files and give our answers: Ultralytics, model_api, optimum, onnxruntime 1.17, JavaScript.
 
 `make test-peers` installs them under build/, each in an environment of its own, and runs this.
 """
@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import medinfer
-from medexport.build import build_file
+from medexport.build import build_all, build_file
+from medexport.sidecars import Sidecars
+from medexport.verify import images_of
 from medinfer.spec import Graph
 
 HERE, BUILD = Path(__file__).parent, Path(os.environ.get("MEDONNX_PEERS", "build")).resolve()
@@ -28,7 +30,7 @@ def ask(program, needed, script, *words, cwd=None):
     if not needed.exists():
         pytest.skip(f"{needed} is not there: make test-peers installs it")
     # Ultralytics asks its servers for updates and writes settings, unless told not to and where.
-    settings = {"YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": tempfile.gettempdir()}
+    settings = {"YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": tempfile.gettempdir(), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [program, HERE / script, *map(str, words)],
         cwd=cwd,
@@ -80,6 +82,13 @@ def test_model_api_finds_labels_and_agrees_to_3_digits(folder, images, wanted):
     found = ask(PEERS, PEERS, "ask_model_api.py", folder / "model.float.onnx", *images)
     assert found["labels"] == ["a", "b", "c"]
     assert np.abs(found["probabilities"] - wanted).max() < 5e-4
+
+
+def test_hugging_faces_optimum_loads_the_folder_and_agrees_to_4_digits(source, folder, images, wanted):
+    build_all(source, folder / "hf.onnx", Sidecars(hf=folder / "hf"), graph=Graph(), images=images_of(None))
+    found = ask(PEERS, PEERS, "ask_optimum.py", folder / "hf", *images)
+    assert found["labels"] == ["a", "b", "c"]
+    assert np.abs(found["probabilities"] - wanted).max() < 5e-5
 
 
 def test_onnxruntime_1_17_opens_the_file_and_agrees(folder, wanted, pixels):
