@@ -90,7 +90,7 @@ def _open(path: Path, provider: Provider) -> onnxruntime.InferenceSession:
     _check_available(onnxruntime, provider)
     try:
         session = onnxruntime.InferenceSession(
-            os.fspath(path),
+            _readable(path),
             _session_options(onnxruntime),
             providers=[(provider.execution_provider, provider.options)],
         )
@@ -99,6 +99,15 @@ def _open(path: Path, provider: Provider) -> onnxruntime.InferenceSession:
     if session.get_providers()[0] != provider.execution_provider:
         raise ProviderError(f"{provider}: {_missing_library(onnxruntime)}", hint=_install_hint(provider))
     return session
+
+
+def _readable(path: Path) -> str | bytes:
+    """Return a path as onnxruntime takes it, or the file's bytes where the name is not UTF-8."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return os.fspath(path)
 
 
 def _session_options(onnxruntime: Any) -> Any:

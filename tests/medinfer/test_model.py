@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -291,3 +292,10 @@ def test_a_graph_that_is_not_what_its_contract_says_is_refused(
 def test_a_graph_of_a_fixed_batch_is_refused(build_model, tmp_path):
     path = build_model(tmp_path / "fixed.onnx", batch=1)
     assert "its batch size is 1, its contract says any" in str(failing(lambda: medinfer.load(path, "cpu"), ModelError))
+
+
+def test_a_model_whose_name_is_not_utf8_is_opened(tiny_model, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.onnx")
+    with open(path, "wb") as file:
+        file.write(tiny_model.read_bytes())
+    assert medinfer.load(path, "cpu").classes == medinfer.load(tiny_model, "cpu").classes
