@@ -14,6 +14,7 @@ from medinfer import __version__
 from medinfer.command import DISCLAIMER, Group, run, tell
 
 if TYPE_CHECKING:
+    from medexport.source import Source
     from medexport.verify import ReferenceImages
     from medinfer.spec import Agreement
 
@@ -55,6 +56,18 @@ def _verdict_options(command: Any) -> Any:
     return command
 
 
+def _foreign_options(command: Any) -> Any:
+    options = (
+        click.option("--weights", type=click.Path(path_type=Path), help="In place of CHECKPOINT: a state_dict."),
+        click.option("--arch", help="The network of --weights: torchvision's name, or timm:NAME."),
+        click.option("--spec", type=click.Path(path_type=Path), help="TOML: how images are prepared for --weights."),
+        click.option("--classes", help="Class names of --weights, in the order of its outputs: a,b,c."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Images to give the verdict on; by default drawn ones.")
@@ -73,10 +86,7 @@ def _verdict_options(command: Any) -> Any:
 @click.option("--labels", is_flag=True, help="Write the class names beside it: NAME.labels.txt.")
 @click.option("--triton", type=click.Path(path_type=Path), help="Add the model to a repository of the Triton server.")
 @click.option("--hf", type=click.Path(path_type=Path), help="Write a folder for Hugging Face's optimum.")
-@click.option("--weights", type=click.Path(path_type=Path), help="In place of CHECKPOINT: any network's state_dict.")
-@click.option("--arch", help="The network of --weights: torchvision's name, or timm:NAME.")
-@click.option("--spec", type=click.Path(path_type=Path), help="TOML: how images are prepared for --weights.")
-@click.option("--classes", help="Class names of --weights, in the order of its outputs: a,b,c.")
+@_foreign_options
 def onnx(
     checkpoint: Path | None,
     data: Path | None,
@@ -115,12 +125,11 @@ def onnx(
     _keep_inputs(output, named, spec)
     require_torch()
     from medexport.build import build_all
-    from medexport.source import read_checkpoint, read_weights
     from medexport.verify import images_of
     from medinfer.progress import Progress
     from medinfer.spec import Graph
 
-    source = read_weights(weights, arch or "", spec or "", _names(classes)) if weights else read_checkpoint(named)
+    source = _read(named, arch, spec, classes)
     sidecars.check(source.spec, output)
     reference = images_of(data, images)
     if not quiet:
@@ -148,6 +157,12 @@ def _check_source(
         raise click.UsageError("--weights takes --arch (which network) and --spec (how its images are prepared).")
     assert weights is not None
     return weights
+
+
+def _read(named: Path, arch: str | None, spec: Path | None, classes: str | None) -> Source:
+    from medexport.source import read_checkpoint, read_weights
+
+    return read_weights(named, arch, spec, _names(classes)) if arch and spec else read_checkpoint(named)
 
 
 def _names(classes: str | None) -> list[str] | None:
@@ -178,36 +193,46 @@ def _keep_inputs(output: Path, *inputs: Path | None) -> None:
 
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.argument("originals", nargs=-1, type=click.Path(path_type=Path), metavar="CHECKPOINT [DATA]")
 @_verdict_options
 @click.option("--provider", default="cpu", show_default=True, help="Where the model runs: cpu, cuda, ...")
 @click.option("--tf32", is_flag=True, help="Let CUDA round to TF32, and judge by what that allows.")
+@_foreign_options
 def verify(
     model: Path,
-    checkpoint: Path,
-    data: Path | None,
+    originals: tuple[Path, ...],
     images: int | None,
     bisect: bool,
     as_json: bool,
     quiet: bool,
     provider: str,
     tf32: bool,
+    weights: Path | None,
+    arch: str | None,
+    spec: Path | None,
+    classes: str | None,
 ) -> None:
     """Compare MODEL with the CHECKPOINT it came from, on DATA or on drawn images; exit code 6 if they disagree.
+
+    For --weights of a network that was trained elsewhere: medexport verify MODEL [DATA] --weights ...
 
     It needs torch and the checkpoint, and takes as many real images as you like. `medinfer verify` is the other one:
     it needs neither, and replays in a second the few samples inside the file on the machine at hand.
     """
+    words = [*originals]
+    checkpoint = words.pop(0) if words and weights is None else None
+    data = words.pop(0) if words else None
+    if words:
+        raise click.UsageError(f"{words[0]}: one MODEL, one CHECKPOINT and one DATA are compared.")
+    named = _check_source(checkpoint, weights, arch, spec, classes)
     require_torch()
     from medexport.bisect import located
-    from medexport.source import read_checkpoint
     from medexport.verify import images_of, judge
     from medinfer.errors import DisagreementError
     from medinfer.model import load
     from medinfer.progress import Progress
 
-    source, reference = read_checkpoint(checkpoint), images_of(data, images)
+    source, reference = _read(named, arch, spec, classes), images_of(data, images)
     try:
         with Progress("Comparing", enabled=not quiet) as progress:
             agreement = judge(source, load(model, provider, tf32=tf32), reference, progress)
