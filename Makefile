@@ -25,8 +25,9 @@ demo: $(INSTALLED)
 	cd $(DEMO) && (head -n 6; tail -n 5) < predictions.txt
 	cd $(DEMO) && $(HERE)/$(BIN)/medinfer evaluate phantom/test --provider cpu --quiet
 
+# Two files at a time, a thread each: most tests wait for a process to start.
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 # With the long counts: thousands of fuzz cases, kill loops. `make test-peers` first, or other programs' tests skip.
 test-all: $(INSTALLED) lint
