@@ -43,8 +43,10 @@ RANDOM = ("--split", "original", "--allow-leakage")
 QUALITY = 60
 BUSI, MRI, MODAL, CARDIO = "busi-256", "brain-tumor-mri", "brain-tumor-ct-mri", "cardiomegaly-full"
 CONTESTANTS = (
-    Contestant("malaria", "original", "malaria/cell_images", (*SCRATCH, "--epochs", "70"), (0, 1, 2, 3, 4)),
-    Contestant("malaria", "ours", "malaria/cell_images", (), (0, 1, 2, 3, 4)),
+    Contestant("malaria", "original", "malaria/cell_images", (*SCRATCH, "--epochs", "70"), (0, 1, 2)),
+    Contestant("malaria", "ours", "malaria/cell_images", (), (0, 1, 2)),
+    Contestant("brain-tumor-ct-mri", "original", MODAL, SCRATCH, (0, 1, 2)),
+    Contestant("brain-tumor-ct-mri", "ours", MODAL, (), (0, 1, 2)),
     Contestant("brain-tumor-ct-mri", "original, one format", MODAL, SCRATCH, (0, 1, 2), reencoded=True),
     Contestant("brain-tumor-ct-mri", "ours, one format", MODAL, (), (0, 1, 2), reencoded=True),
     Contestant("busi", "ours", BUSI, (), (0, 1, 2, 3, 4)),

@@ -18,9 +18,9 @@ from torch import fx
 from medexport.graph import to_program
 from medexport.source import Source
 from medexport.verify import ReferenceImages, differing_fields
-from medinfer.errors import ImageError, UsageError
+from medinfer.errors import DisagreementError, ImageError, UsageError
 from medinfer.images import read_image
-from medinfer.model import OUTPUTS, load
+from medinfer.model import OUTPUTS, as_fed, load
 from medinfer.pixels import preprocess
 from medinfer.spec import Graph
 
@@ -47,10 +47,19 @@ class Divergence:
         return self.where + figures
 
 
+def explained(
+    error: DisagreementError, source: Source, path: str | os.PathLike[str], reference: ReferenceImages, *, bisect: bool
+) -> DisagreementError:
+    """Return a verdict's error with where the difference begins, or how to learn that."""
+    if bisect:
+        return DisagreementError(f"{error.message}. {located(source, path, reference)}", hint=error.hint)
+    return DisagreementError(error.message, hint=error.hint or "--bisect names the first node that differs.")
+
+
 def located(source: Source, path: str | os.PathLike[str], reference: ReferenceImages) -> str:
     """Return a sentence on where a file first differs from its source; never raises over what it cannot find."""
     try:
-        found = bisect(source, path, reference)
+        found = first_difference(source, path, reference)
     except Exception as error:  # noqa: BLE001 - the verdict that is being explained must not be lost
         return f"The first difference could not be located: {error}"
     if found is None:
@@ -59,7 +68,7 @@ def located(source: Source, path: str | os.PathLike[str], reference: ReferenceIm
     return f"The first difference: {found}"
 
 
-def bisect(source: Source, path: str | os.PathLike[str], reference: ReferenceImages) -> Divergence | None:
+def first_difference(source: Source, path: str | os.PathLike[str], reference: ReferenceImages) -> Divergence | None:
     """Return where a file first differs from its source, or None if it nowhere does.
 
     Values are matched by the names that the exporter gives them, so it takes a file of the same exporter; BatchNorm
@@ -73,8 +82,9 @@ def bisect(source: Source, path: str | os.PathLike[str], reference: ReferenceIma
     contracts = differing_fields(source.spec, found)
     if contracts:
         return Divergence(f"before the graph: the contracts differ in {', '.join(contracts)}")
-    fed = _fed(_tensors(source, reference), found.graph or Graph())
-    wanted = _in_torch(source, found.graph or Graph(), fed)
+    graph = found.graph or Graph()
+    fed = as_fed(_tensors(source, reference, graph.batch or IMAGES), graph.input)
+    wanted = _in_torch(source, graph, fed)
     observed = _in_file(Path(path), wanted, fed)
     if all(node.name in OUTPUTS for node in observed):
         raise UsageError(f"{path}: no value inside it has a name that this exporter gives", hint="Export it again.")
@@ -113,24 +123,17 @@ class _Recorder(fx.Interpreter):
         return result
 
 
-def _tensors(source: Source, reference: ReferenceImages) -> npt.NDArray[np.uint8]:
-    tensors = []
-    for image in reference.images:
+def _tensors(source: Source, reference: ReferenceImages, count: int) -> npt.NDArray[np.uint8]:
+    """Return the first usable images, over again where there are fewer than `count`."""
+    tensors: list[npt.NDArray[np.uint8]] = []
+    for image in reference.fitting(source.spec.input).images:
         with contextlib.suppress(ImageError):
             tensors.append(preprocess(read_image(image, source.spec.input), source.spec.input))
-        if len(tensors) == IMAGES:
+        if len(tensors) == count:
             break
     if not tensors:
         raise UsageError(f"none of {len(reference.images)} images can be read")
-    return np.stack(tensors)
-
-
-def _fed(tensors: npt.NDArray[np.uint8], graph: Graph) -> npt.NDArray[Any]:
-    if graph.batch:
-        tensors = np.stack([tensors[i % len(tensors)] for i in range(graph.batch)])
-    if graph.input == "pixels":
-        return tensors
-    return np.ascontiguousarray(tensors.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+    return np.stack([tensors[i % len(tensors)] for i in range(count)])
 
 
 def _in_torch(source: Source, graph: Graph, fed: npt.NDArray[Any]) -> Values:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medexport.bisect import located
+from medexport.bisect import explained
 from medexport.graph import to_onnx
 from medexport.sidecars import Sidecars
 from medexport.source import Source
@@ -22,8 +22,6 @@ from medinfer.model import load
 from medinfer.pixels import preprocess
 from medinfer.progress import Progress
 from medinfer.spec import GoldenSample, Graph, ModelSpec
-
-BISECT_HINT = "--bisect names the first node that differs."
 
 
 def build_file(
@@ -67,9 +65,8 @@ def build_file(
         try:
             agreement = judge(source, load(draft, "cpu"), images, progress)
         except DisagreementError as error:
-            place = f". {located(source, draft, images)}" if bisect else ""
-            hint = error.hint or ("" if bisect else BISECT_HINT)
-            raise DisagreementError(error.message + place, hint=f"{hint} No file was written.".strip()) from None
+            told = explained(error, source, draft, images, bisect=bisect)
+            raise DisagreementError(told.message, hint=f"{told.hint} No file was written.".strip()) from None
         spec = replace(spec, agreement=agreement)
         content = stamp(model, spec)
         draft.write_bytes(content)

@@ -177,10 +177,11 @@ def _names(classes: str | None) -> list[str] | None:
 
 def _output(named: Path, output: Path | None, fed: str) -> Path:
     """Return the file to write, whose folder exists."""
+    from medinfer.files import require_folder
+
     name = f"{named.stem}.onnx" if fed == "pixels" else f"{named.stem}.{fed}.onnx"
     path = Path(name) if output is None else output / name if output.is_dir() else output
-    if not path.parent.is_dir():
-        raise click.UsageError(f"--output: {path.parent}: no such folder. Create it first.")
+    require_folder(path)
     return path
 
 
@@ -226,7 +227,7 @@ def verify(
         raise click.UsageError(f"{words[0]}: one MODEL, one CHECKPOINT and one DATA are compared.")
     named = _check_source(checkpoint, weights, arch, spec, classes)
     require_torch()
-    from medexport.bisect import located
+    from medexport.bisect import explained
     from medexport.verify import images_of, judge
     from medinfer.errors import DisagreementError
     from medinfer.model import load
@@ -237,9 +238,7 @@ def verify(
         with Progress("Comparing", enabled=not quiet) as progress:
             agreement = judge(source, load(model, provider, tf32=tf32), reference, progress)
     except DisagreementError as error:
-        hint = error.hint or ("" if bisect else "--bisect names the first node that differs.")
-        place = f". {located(source, model, reference)}" if bisect else ""
-        raise DisagreementError(error.message + place, hint=hint) from None
+        raise explained(error, source, model, reference, bisect=bisect) from None
     _report(agreement, reference, as_json=as_json, quiet=quiet)
 
 

@@ -9,7 +9,6 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,9 @@ from torch import Tensor, nn
 from medinfer.errors import CheckpointError, ModelError, SpecError, UsageError
 from medinfer.schema import Schema, schema
 from medinfer.spec import Calibration, InputSpec, ModelSpec, OperatingPoint, Provenance
-from medtrain.checkpoint import load_checkpoint, load_tensors
+from medtrain.checkpoint import load_checkpoint, read_state_dict
 from medtrain.network import Classifier, build_plain_network, predict_logits
 
-# What wrappers put in front of every name: DistributedDataParallel, Lightning, torch.compile.
-PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 MOST_NAMED = 5
 
 
@@ -97,7 +94,7 @@ def read_weights(
     """
     spec = _read_spec(Path(spec_file), Path(path).stem, classes)
     spec = replace(spec, provenance=Provenance(checkpoint_sha256=_sha256(path)))
-    weights = _state_dict(load_tensors(Path(path)), path)
+    weights = read_state_dict(Path(path))
     network = build_plain_network(arch, classes=len(spec.classes), in_channels=spec.input.channels)
     _load(network, weights, arch, spec.classes)
     return from_module(network, spec)
@@ -132,22 +129,6 @@ def _read_spec(path: Path, name: str, classes: Sequence[str] | None) -> ModelSpe
         raise UsageError(f"{path}: not TOML: {error}") from None
     except SpecError as error:
         raise UsageError(f"{path}: {error.message}", hint=error.hint or "docs/export.md shows one.") from None
-
-
-def _state_dict(loaded: Any, path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
-    """Return the tensors by the network's own names."""
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    found = loaded if isinstance(loaded, dict) else {}
-    if not found or not all(isinstance(k, str) and isinstance(value, Tensor) for k, value in found.items()):
-        hint = "Save one with torch.save(model.state_dict(), FILE)."
-        raise CheckpointError(f"{path}: holds no state_dict", hint=hint)
-    weights: dict[str, Tensor] = loaded
-    # Wrappers wrap one another: as long as one stands before every name, it goes.
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), ""):
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
 
 
 def _load(network: nn.Module, weights: Mapping[str, Tensor], arch: str, classes: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from medinfer.inputs import class_of, find_images
 from medinfer.model import Model
 from medinfer.pixels import preprocess
 from medinfer.progress import Progress
-from medinfer.spec import Agreement, BeforeAfter, Differences, ModelSpec
+from medinfer.spec import Agreement, BeforeAfter, Differences, InputSpec, ModelSpec
 
 BATCHES = (1, 2, 3, 7, 16)
 DEFAULT_IMAGES = 64
@@ -40,6 +40,12 @@ class ReferenceImages:
     images: Sequence[ImageSource]
     folder: str = ""
     """Where class folders are looked for."""
+
+    def fitting(self, spec: InputSpec) -> ReferenceImages:
+        """Return images that a contract does not refuse as too small: drawn ones are enlarged, real ones are not."""
+        if self.kind == "data":
+            return self
+        return ReferenceImages(self.kind, [enlarged(np.asarray(image), spec.min_side) for image in self.images])
 
     def name(self, position: int) -> str:
         """Return what an image is called in a report."""
@@ -104,10 +110,8 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
     """
     _insist_on_contract(source.spec, model)
     batches = (model.spec.graph.batch,) if model.spec.graph and model.spec.graph.batch else BATCHES
-    least = source.spec.input.min_side
-    fixed = ReferenceImages("synthetic", [enlarged(image, least) for image in patterns()])
-    if reference.kind == "synthetic":
-        reference = ReferenceImages("synthetic", [enlarged(image, least) for image in drawn_images()])
+    reference = reference.fitting(source.spec.input)
+    fixed = ReferenceImages("synthetic", list(patterns())).fitting(source.spec.input)
     progress = progress or Progress("", enabled=False)
     progress.total = sum(len(images) + max(len(images), sum(batches)) for images in (reference.images, fixed.images))
     answers = _ask(source, model, reference, batches, progress)
@@ -187,11 +191,15 @@ def _insist_on_contract(wanted: ModelSpec, model: Model) -> None:
 
 
 def stored_precision(path: Path) -> str:
-    """Tell by a file's weights and operators what it computes in: fp32, fp16 or int8."""
+    """Tell by a file's weights and operators what it computes in: fp32, fp16 or int8.
+
+    One matrix in fp32 makes it fp32: the stricter tolerance is not to be had off by a decoy.
+    """
     graph = onnx.load(path).graph
     if any(node.op_type == "DequantizeLinear" for node in graph.node):
         return "int8"
-    return "fp16" if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer) else "fp32"
+    matrices = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) >= 2}
+    return "fp16" if onnx.TensorProto.FLOAT16 in matrices and onnx.TensorProto.FLOAT not in matrices else "fp32"
 
 
 def _ask(

@@ -154,7 +154,7 @@ def _listed(paths: tuple[str, ...]) -> Iterator[str]:
 
 def _check_output(output: Path | None, kind: str, *, overwrite: bool, resume: bool) -> None:
     """Refuse what could not be written, or would replace something unasked."""
-    from medinfer.files import refuse_existing
+    from medinfer.files import refuse_existing, require_folder
 
     if output is None:
         if resume or kind == "parquet":
@@ -169,6 +169,7 @@ def _check_output(output: Path | None, kind: str, *, overwrite: bool, resume: bo
         import medinfer.parquet  # noqa: F401 - raises MissingExtraError before hours are spent
     from medinfer.journal import journal_path
 
+    require_folder(output)
     interrupted = resume and journal_path(output).exists()
     refuse_existing(output, overwrite=overwrite or interrupted)
 

@@ -21,8 +21,7 @@ def atomic_file(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
     Raises:
         UsageError: The folder does not exist.
     """
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder", hint="Create it first.")
+    require_folder(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     text = {} if binary else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
     try:
@@ -48,6 +47,12 @@ def rename_durably(temporary: Path, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def require_folder(path: Path) -> None:
+    """Raise UsageError where the folder that a file would lie in does not exist."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder", hint="Create it first.")
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

@@ -129,12 +129,12 @@ def remaining(items: Iterable[str | Member], done: Counter[str]) -> Iterator[str
             yield item
 
 
-def watched(predictions: Iterable[Prediction], most: int | None, failed: int = 0) -> Iterator[Prediction]:
+def watched(predictions: Iterable[Prediction], most: int, failed: int) -> Iterator[Prediction]:
     """Pass predictions on; raise TooManyFailuresError after the one that makes more than `most` fail."""
     for prediction in predictions:
         yield prediction
         failed += prediction.error is not None
-        if most is not None and failed > most:
+        if failed > most:
             last = f"{prediction.source}: {prediction.error}"
             raise TooManyFailuresError(f"stopped: {failed} inputs failed, {most} are allowed; the last is {last}")
 

@@ -90,7 +90,7 @@ class Model:
         if self.precision == "fp32" and provider.options.get("use_tf32"):
             self.precision = "tf32"
         self._batch = spec.graph.batch if spec.graph else None
-        self._takes_pixels = spec.graph is None or spec.graph.input == "pixels"
+        self._takes = spec.graph.input if spec.graph else "pixels"
         self.default_chunk = self._batch or (ACCELERATOR_CHUNK if provider.is_accelerator else CPU_CHUNK)
         # An accelerator plans anew for every shape, and some graphs take only one.
         self._pads = provider.is_accelerator or self._batch is not None
@@ -181,18 +181,12 @@ class Model:
         size = self._batch or len(tensors)
         try:
             runs = [
-                self._session.run(OUTPUTS, {self._input: self._fed(tensors[start : start + size])})
+                self._session.run(OUTPUTS, {self._input: as_fed(tensors[start : start + size], self._takes)})
                 for start in range(0, len(tensors), size)
             ]
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
             raise ModelError(f"{self.path}: fails on a batch of {size}: {reason(error)}") from None
         return list(runs[0]) if len(runs) == 1 else [np.concatenate(parts) for parts in zip(*runs, strict=True)]
-
-    def _fed(self, tensors: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        """Return what the graph takes."""
-        if self._takes_pixels:
-            return tensors
-        return np.ascontiguousarray(tensors.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
 
     def _buffer(self, size: int) -> npt.NDArray[np.uint8]:
         """Return this thread's input buffer, made once: a fresh one for every image costs page faults."""
@@ -203,6 +197,13 @@ class Model:
             buffer = np.zeros((size, spec.height, spec.width, spec.channels), np.uint8)
             self._buffers.pixels = buffer
         return buffer
+
+
+def as_fed(tensors: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[Any]:
+    """Return pixels, uint8 (n, H, W, C), as a graph takes them: as they are, or float32 (n, C, H, W) on [0, 1]."""
+    if kind == "pixels":
+        return tensors
+    return np.ascontiguousarray(tensors.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
 
 
 def _source(image: ImageSource) -> str | None:

@@ -120,13 +120,14 @@ def test_whole_modules_and_other_pickles_are_refused_and_never_run(folder, resne
     with pytest.warns(FutureWarning):
         torch.jit.script(nn.Linear(2, 2)).save(folder / "script.pth")
     torch.save([1, 2], folder / "list.pth")
+    torch.save({0: torch.zeros(1)}, folder / "numbered.pth")
     (folder / "junk.pth").write_bytes(b"junk" * 100)
     (folder / "empty.pth").write_bytes(b"")
     whole = (folder / "w.pth").read_bytes()
     (folder / "half.pth").write_bytes(whole[: len(whole) // 2])
     with zipfile.ZipFile(folder / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * 10_000_000)
-    for name in ("module", "script", "list", "junk", "empty", "half", "bomb", "absent"):
+    for name in ("module", "script", "list", "numbered", "junk", "empty", "half", "bomb", "absent"):
         with pytest.raises(CheckpointError) as caught:
             read(folder, f"{name}.pth")
         assert caught.value.exit_code == 4

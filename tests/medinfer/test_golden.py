@@ -9,7 +9,7 @@ import pytest
 
 import medinfer
 from medinfer.errors import ModelError
-from medinfer.golden import golden_images
+from medinfer.golden import golden_images, make_golden
 from medinfer.spec import SPEC_KEY
 
 
@@ -129,3 +129,13 @@ def test_the_source_images_are_of_different_shapes_and_full_of_contrast():
     # Worked by hand: 1 x 7 + 2 x 3 k + (1 x 2 x k) // 5 in row 2, column 1; 27 x 14 = 378 is turned back to 510 - 378.
     assert images[0][2, 1].tolist() == [13, 19, 26]
     assert images[1][0, 27].tolist() == [132, 132, 132]
+
+
+def test_tensors_are_stored_up_to_a_limit_and_one_always(input_spec, monkeypatch):
+    def make():
+        return make_golden(golden_images(), np.zeros((3, 2), np.float32), input_spec(height=64, width=64))
+
+    sizes = [len(sample.tensor) for sample in make()]
+    for limit, count in ((sum(sizes), 3), (sum(sizes) - 1, 2), (sizes[0], 1), (0, 1)):
+        monkeypatch.setattr("medinfer.golden.MOST_BYTES", limit)
+        assert len(make()) == count

@@ -245,6 +245,12 @@ def test_parquet_holds_the_same_and_says_what_ran(folder, whole):
     assert (told["records"], told["failed"]) == (400, 3)
 
 
+def test_a_folder_that_does_not_exist_is_told_before_the_model_is_opened(folder):
+    done = medinfer("images", "-m", "absent.onnx", "-o", "nowhere/r.csv", cwd=folder)
+    assert done.returncode == 2
+    assert "nowhere: no such folder" in done.stderr
+
+
 def test_an_existing_result_is_kept_unless_told_otherwise(folder, whole):
     before = (folder / "whole.csv").read_bytes()
     for words in ([], ["--resume"]):

@@ -119,11 +119,12 @@ def test_a_file_of_another_number_of_classes_gives_its_backbone(tmp_path):
     assert head_of(network)[1][-1].out_features == 2
 
 
-@pytest.mark.parametrize("weights", ["missing.pth", "text.pth", "other.pth", "resnet18.pth"])
+@pytest.mark.parametrize("weights", ["missing.pth", "text.pth", "other.pth", "resnet18.pth", "five.pth"])
 def test_weights_that_cannot_be_used_are_refused(tmp_path, weights):
     (tmp_path / "text.pth").write_text("no weights")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     torch.save({"features.0.weight": torch.zeros(1, 3, 3, 3)}, tmp_path / "resnet18.pth")
+    torch.save({"medtrain_format": 1, "state_dict": 5}, tmp_path / "five.pth")
     wanted = config("small_cnn")
     with pytest.raises(UsageError):
         load_weights(build_network(wanted), wanted, str(tmp_path / weights))

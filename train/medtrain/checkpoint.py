@@ -23,6 +23,10 @@ from medinfer.spec import ModelSpec
 from medtrain.network import Classifier, NetworkConfig, build_network
 
 CHECKPOINT_FORMAT = 1
+# Where training checkpoints keep a state_dict, and what stands before each name: DistributedDataParallel, Lightning,
+# torch.compile, our own classifier.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 KEYS = {"medtrain_format", "spec", "network", "recipe", "split_sha256", "data", "metrics", "state_dict"}
 
 
@@ -109,6 +113,8 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: Missing, truncated, foreign, or of a newer format.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file", hint="Train one: medtrain fit")
     data = load_tensors(path)
     found = data.get("medtrain_format") if isinstance(data, dict) else None
     if not isinstance(found, int):
@@ -127,7 +133,7 @@ def load_tensors(path: Path) -> Any:
         CheckpointError: Missing, truncated, compressed, or holding other objects.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file", hint="Train one: medtrain fit")
+        raise CheckpointError(f"{path}: no such file")
     if zipfile.is_zipfile(path):
         _refuse_compressed(path)
     try:
@@ -141,6 +147,26 @@ def load_tensors(path: Path) -> Any:
     except Exception:  # noqa: BLE001 - whatever a damaged file makes of the reader
         hint = "It may be truncated; an interrupted run goes on from last.pt with --resume."
         raise CheckpointError(f"{path}: not a whole checkpoint", hint=hint) from None
+
+
+def read_state_dict(path: Path) -> Mapping[str, Tensor]:
+    """Read a network's tensors by its own names: from a state_dict, or a training checkpoint with one inside.
+
+    Raises:
+        CheckpointError: As `load_tensors`; or there is no state_dict in it.
+    """
+    loaded = load_tensors(path)
+    for key in WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    found = loaded if isinstance(loaded, dict) else {}
+    if not found or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()):
+        hint = "Save one with torch.save(model.state_dict(), FILE)."
+        raise CheckpointError(f"{path}: holds no state_dict", hint=hint)
+    # Wrappers wrap one another: as long as one stands before every name, it goes.
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in found)), ""):
+        found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
 
 
 def _refuse_compressed(path: Path) -> None:

