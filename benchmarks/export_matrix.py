@@ -2,9 +2,7 @@
 
     python -m benchmarks.export_matrix DATA/brain-tumor-mri [--only resnet18,vit_b_16] [--write docs/export-matrix.md]
 
-The weights are random, but BatchNorm has statistics of real images and the last layer is scaled until the logits spread
-over 4: nets as they come out of their constructors answer 0 to everything, and any two would agree. A network that is
-done is not repeated.
+The weights are random (`untrained.py`). A network that is done is not repeated.
 """
 
 from __future__ import annotations
@@ -18,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from torch import nn
 
-from medexport.battery import patterns
+from benchmarks.untrained import SPREAD, classifier
 from medexport.build import build_file
 from medexport.graph import Deployable
 from medexport.source import Source
@@ -30,8 +27,6 @@ from medinfer.images import read_image
 from medinfer.model import Model, load
 from medinfer.pixels import preprocess
 from medinfer.spec import InputSpec, ModelSpec
-from medtrain.network import Classifier, build_network, network_config
-from medtrain.recipe import Network
 
 NETWORKS = [
     "resnet18",
@@ -58,7 +53,7 @@ REMARKS = """
 DenseNet keeps 62 BatchNorms: they follow a concatenation, and no convolution before them could take them up. vit_b_16
 asks for the size of the batch once, to repeat its class token; nothing else computes a shape.
 """
-SIDE, IMAGES, SPREAD = 224, 32, 4.0
+SIDE, IMAGES = 224, 32
 CLASSES = ("a", "b", "c", "d")
 INPUT = InputSpec(height=SIDE, width=SIDE, interpolation="area", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 SPEC = ModelSpec(name="matrix", classes=CLASSES, task="multiclass", input=INPUT)
@@ -88,7 +83,7 @@ def main() -> None:
 def measure(arch: str, images: Sequence[str], out: Path, data: Path) -> dict:
     """Return one network's figures."""
     tensors = np.stack([preprocess(read_image(image, INPUT), INPUT) for image in images])
-    source = Source(classifier(arch, tensors), SPEC)
+    source = Source(classifier(arch, tensors, INPUT, classes=len(CLASSES)), SPEC)
     before = nodes_before(source)
     path = out / f"{arch}.onnx"
     start = time.monotonic()
@@ -113,30 +108,6 @@ def measure(arch: str, images: Sequence[str], out: Path, data: Path) -> dict:
     }
     path.unlink()
     return measured
-
-
-def classifier(arch: str, tensors: np.ndarray) -> Classifier:
-    """Return a network with statistics of real images and of the patterns, and logits that vary.
-
-    Without the patterns a net of random weights answers them with logits of thousands, in which fp32 itself is lost.
-    """
-    torch.manual_seed(0)
-    network = build_network(network_config(Network(arch=arch), INPUT, classes=len(CLASSES)))
-    whole = Classifier(network, INPUT.mean, INPUT.std).train()
-    pixels = torch.from_numpy(tensors).permute(0, 3, 1, 2)
-    fixed = torch.from_numpy(np.stack([preprocess(image, INPUT) for image in patterns()])).permute(0, 3, 1, 2)
-    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    with torch.no_grad():
-        for norm in norms:
-            norm.momentum = None  # the plain mean over what is seen, and no memory of the start
-            norm.reset_running_stats()
-        if norms:
-            whole(torch.cat([pixels, fixed]))
-        last.bias.zero_()
-        answers = whole.eval()(pixels)
-        last.weight.mul_(SPREAD / float((answers.amax(0) - answers.amin(0)).max()))
-    return whole
 
 
 def nodes_before(source: Source) -> int:

@@ -98,7 +98,17 @@ def _open(path: Path, provider: Provider) -> onnxruntime.InferenceSession:
         raise ModelError(f"{path}: onnxruntime refuses it: {reason(error)}", hint=_cure(str(error))) from None
     if session.get_providers()[0] != provider.execution_provider:
         raise ProviderError(f"{provider}: {_missing_library(onnxruntime)}", hint=_install_hint(provider))
+    _give_back_memory()
     return session
+
+
+def _give_back_memory() -> None:
+    """Hand freed memory back to the kernel: opening a model leaves twice its weights free in glibc's heap.
+
+    Measured: resnet18 then holds 115 MB instead of 210, in 4 ms, which is what a stored optimised graph holds.
+    """
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def _readable(path: Path) -> str | bytes:

@@ -1,6 +1,14 @@
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import medinfer
 from medinfer.errors import ProviderError, UsageError
@@ -46,3 +54,30 @@ def test_an_unknown_provider_is_a_usage_error_that_lists_the_known(provider, tin
 def test_what_was_obtained_is_told(tiny_model):
     assert medinfer.load(tiny_model, "cpu").provider == "cpu"
     assert medinfer.load(tiny_model).provider == ("cuda" if cuda_works(tiny_model) else "cpu")
+
+
+RESIDENT = """
+import sys, numpy, cv2, onnxruntime, medinfer
+resident = lambda: int(next(l.split()[1] for l in open("/proc/self/status") if l.startswith("VmRSS"))) * 1024
+before = resident()
+model = medinfer.load(sys.argv[1], "cpu")
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc hands its free memory back")
+def test_opening_a_model_keeps_no_second_copy_of_its_weights(tiny_model, tmp_path):
+    """Sixteen factors of 4 MB before the last product, as many as a network has layers."""
+    model = onnx.load(tiny_model)
+    sides = [3, *[1000] * 17, 3]
+    factors = [np.full(shape, 1e-3, np.float32) for shape in pairwise(sides)]
+    last = next(i for i, node in enumerate(model.graph.node) if node.op_type == "MatMul")
+    for i, factor in enumerate(factors):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(factor, f"factor {i}"))
+        product = helper.make_node("MatMul", [f"product {i - 1}" if i else "features", f"factor {i}"], [f"product {i}"])
+        model.graph.node.insert(last + i, product)
+    model.graph.node[-2].input[0] = f"product {len(factors) - 1}"
+    path = tmp_path / "heavy.onnx"
+    onnx.save(model, path)
+    done = subprocess.run([sys.executable, "-c", RESIDENT, path], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < sum(factor.nbytes for factor in factors)
