@@ -64,18 +64,21 @@ class ImageSearch:
 
     def _walk(self, folder: str, root: str) -> Iterator[str]:
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            with os.scandir(folder) as entries:
+                # Names alone: a hundred thousand entries would take 30 MB.
+                kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
         except OSError:
             yield folder
             return
-        for entry in entries:
-            if entry.name in CLUTTER or entry.name.startswith("._"):
+        for name in sorted(kinds):
+            path = os.path.join(folder, name)
+            if name in CLUTTER or name.startswith("._"):
                 self.skipped += 1
-            elif entry.is_dir(follow_symlinks=False):
-                if not self._excluded(entry.path, root):
-                    yield from self._walk(entry.path, root)
-            elif not self._excluded(entry.path, root) and (is_image_name(entry.name) or _has_dicom_magic(entry)):
-                yield entry.path
+            elif kinds[name]:
+                if not self._excluded(path, root):
+                    yield from self._walk(path, root)
+            elif not self._excluded(path, root) and (is_image_name(name) or _has_dicom_magic(path)):
+                yield path
             else:
                 self.skipped += 1
 
@@ -137,15 +140,15 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _has_dicom_magic(entry: os.DirEntry[str]) -> bool:
+def _has_dicom_magic(path: str) -> bool:
     """Recognise DICOM files, which often have no suffix; looks only into those without one that is well known."""
-    if Path(entry.name).suffix.lower() in {".csv", ".json", ".txt", ".md", ".html", ".zip", ".onnx", ".pt"}:
+    if os.path.splitext(path)[1].lower() in {".csv", ".json", ".txt", ".md", ".html", ".zip", ".onnx", ".pt"}:
         return False
     try:
         # Not a FIFO or a device: opening one may wait for ever.
-        if not entry.is_file():
+        if not os.path.isfile(path):
             return False
-        with open(entry.path, "rb") as file:
+        with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False

@@ -58,14 +58,14 @@ class Run(NamedTuple):
         start = time.monotonic()
         share = "{}/{}".format(*self.shard) if self.shard else None
         with Journal(output, header(model, share), resume=resume, overwrite=overwrite) as journal:
-            before = sum(journal.done.values())
+            before = journal.count
             if before and not self.quiet:
                 tell(f"{journal.path}: going on after {before} records")
             with Interruption() as interruption:
                 left = takewhile(lambda _: not interruption.requested, remaining(search, journal.done))
                 for _ in record(journal, self._predictions(model, left, shown=not self.quiet, failed=journal.failed)):
                     pass
-                done = sum(journal.done.values())
+                done = journal.count
                 if interruption.requested:
                     if not self.quiet:
                         tell(f"{journal.path} holds {done} records: go on with --resume")
@@ -152,7 +152,7 @@ def render(journal: Journal, output: Path, kind: str) -> None:
     What ran stands in Parquet's own metadata; beside CSV and JSONL, in NAME.meta.json.
     """
     told = {name: value for name, value in journal.header.items() if name != "medinfer_journal"}
-    told["records"], told["failed"] = sum(journal.done.values()), journal.failed
+    told["records"], told["failed"] = journal.count, journal.failed
     journal.sync()
     from medinfer.files import atomic_file  # tempfile, which an answer on the terminal need not wait for
 

@@ -50,7 +50,9 @@ class Journal:
         self.path = journal_path(output)
         self.header = {"medinfer_journal": FORMAT, **header}
         self.done: Counter[str] = Counter()
-        """How many records there are of each key."""
+        """How many records there were of each key when it was opened."""
+        self.count = 0
+        """How many records there are."""
         self.failed = 0
         """How many of them are errors."""
         left = self.path.exists()
@@ -73,7 +75,7 @@ class Journal:
     def append(self, record: Record) -> None:
         """Add a record; raises ResourceError, and keeps whole lines only, if the disk is full."""
         self._write(record)
-        self.done[key_of(record)] += 1
+        self.count += 1
         self.failed += "error" in record
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
@@ -100,7 +102,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self.done:
+        if not self.count:
             self.remove()  # nothing to go on with
         os.close(self._file)
 
@@ -130,6 +132,7 @@ class Journal:
                     self._check_header(value)
                 else:
                     self.done[key_of(value)] += 1
+                    self.count += 1
                     self.failed += "error" in value
                 end += len(line)
         return end
