@@ -58,8 +58,11 @@ def parse_provider(text: str, *, tf32: bool = False) -> Provider:
         names = ", ".join(["auto", *KNOWN, "cuda:N"])
         raise UsageError(f"provider: {text!r} is not one of {names}")
     device = int(number) if colon else 0
-    # TF32 is onnxruntime's default on Ampere and later and moves logits by up to 1e-2: off unless asked for.
-    options = {"device_id": device, "use_tf32": int(tf32)} if name == "cuda" else {}
+    options: dict[str, Any] = {}
+    if name == "cuda":
+        # TF32 is onnxruntime's default on Ampere and later and moves logits by up to 1e-2: off unless asked for. Its
+        # exhaustive search for the fastest convolutions takes up to a second for each shape (onnxruntime #19838).
+        options = {"device_id": device, "use_tf32": int(tf32), "cudnn_conv_algo_search": "HEURISTIC"}
     return Provider(name, device, options)
 
 
