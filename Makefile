@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 DEMO := build/demo
 HERE := $(CURDIR)
 
-.PHONY: demo test test-all test-peers lint format bench bench-training clean
+.PHONY: demo test test-all test-peers peers lint format bench bench-training agreement clean
 
 # pip's --group needs 25.1.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -33,14 +33,17 @@ test: $(INSTALLED) lint
 test-all: $(INSTALLED) lint
 	$(BIN)/python -m pytest
 
-# Other programs open our files and run our runtime, each in an environment of its own; what cannot be had is skipped.
-test-peers: $(INSTALLED)
+# Other programs open our files and run our runtime; what cannot be had is skipped.
+test-peers: peers
+	$(BIN)/python -m pytest tests/medexport/peers tests/examples
+
+# Environments of their own for other programs.
+peers: $(INSTALLED)
 	for name in peers ort117 ray; do test -x build/$$name/bin/python || $(PYTHON) -m venv build/$$name; done
 	-build/peers/bin/python -m pip install --quiet ultralytics "openvino-model-api[onnx]" "optimum-onnx[onnxruntime]"
 	-build/ort117/bin/python -m pip install --quiet "onnxruntime==1.17.3" "numpy<2"
 	-build/ray/bin/python -m pip install --quiet "ray[data]" numpy opencv-python-headless click onnxruntime pyarrow
 	-mkdir -p build/node && npm install --prefix build/node --silent --ignore-scripts onnxruntime-node
-	$(BIN)/python -m pytest tests/medexport/peers tests/examples
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -52,9 +55,11 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) | $(DEMO)/ckpt.onnx
-	$(BIN)/python -m benchmarks.cold_start $(DEMO)/ckpt.onnx
-	$(BIN)/python -m benchmarks.throughput $(DEMO)/ckpt.onnx $(DEMO)/phantom/test
+# Two minutes, as a report; `make bench SETTINGS=default` is the whole picture, beside the peers of `make peers`.
+SETTINGS ?= quick
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks run $(SETTINGS) --out build/benchmark-$(SETTINGS).json
+	$(BIN)/python -m benchmarks report build/benchmark-$(SETTINGS).json --out build/benchmark-$(SETTINGS)
 
 # Against Keras, which gets an environment of its own.
 bench-training: $(INSTALLED)
@@ -62,8 +67,9 @@ bench-training: $(INSTALLED)
 	build/keras/bin/python -m pip install --quiet tensorflow-cpu
 	$(BIN)/python -m benchmarks.training_speed --keras build/keras/bin/python
 
-$(DEMO)/ckpt.onnx:
-	$(MAKE) demo
+# Every network that recipes name, exported and held to torch; fails if one disagrees.
+agreement: $(INSTALLED)
+	$(BIN)/python -m benchmarks.export_matrix
 
 clean:
 	rm -rf build dist .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

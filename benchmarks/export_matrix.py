@@ -1,8 +1,8 @@
 """Every network that recipes name, exported: how clean the graph is, and how far its answers lie from torch's.
 
-    python -m benchmarks.export_matrix DATA/brain-tumor-mri [--only resnet18,vit_b_16] [--write docs/export-matrix.md]
+    python -m benchmarks.export_matrix [DATA/brain-tumor-mri] [--only resnet18,vit_b_16] [--write docs/export-matrix.md]
 
-The weights are random (`untrained.py`). A network that is done is not repeated.
+Without a folder the images are drawn. An export that disagrees with torch ends it with an error. The weights are random (`untrained.py`). A network that is done is not repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medexport.graph import Deployable
 from medexport.source import Source
 from medexport.verify import BATCHES, images_of
 from medinfer.agreement import compare
-from medinfer.images import read_image
+from medinfer.images import ImageSource, read_image
 from medinfer.model import Model, load
 from medinfer.pixels import preprocess
 from medinfer.spec import InputSpec, ModelSpec
@@ -62,11 +62,12 @@ SPEC = ModelSpec(name="matrix", classes=CLASSES, task="multiclass", input=INPUT)
 def main() -> None:
     """Export what is not exported yet, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--only", help="Names, with commas; by default all.")
     parser.add_argument("--out", type=Path, default=Path("build/export-matrix"))
     parser.add_argument("--write", type=Path, help="A Markdown file for the table.")
     options = parser.parse_args()
+    options.out = options.out / (options.data.name if options.data else "drawn")
     options.out.mkdir(parents=True, exist_ok=True)
     images = images_of(options.data, IMAGES).images
     rows = []
@@ -80,7 +81,7 @@ def main() -> None:
         options.write.write_text(page(rows), encoding="utf-8")
 
 
-def measure(arch: str, images: Sequence[str], out: Path, data: Path) -> dict:
+def measure(arch: str, images: Sequence[ImageSource], out: Path, data: Path | None) -> dict:
     """Return one network's figures."""
     tensors = np.stack([preprocess(read_image(image, INPUT), INPUT) for image in images])
     source = Source(classifier(arch, tensors, INPUT, classes=len(CLASSES)), SPEC)

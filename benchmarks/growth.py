@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from benchmarks.corpus import corpus
-from benchmarks.speed_models import FOLDER, speed_model
+from benchmarks.settings import Subject
+from benchmarks.subjects import FOLDER, prepare
 
 MEDINFER = Path(sys.executable).with_name("medinfer")
 POLL = 0.05
@@ -28,7 +29,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=100_000)
     options = parser.parse_args()
     folder = _linked(corpus(FOLDER, "cells"), options.files)
-    command = [str(MEDINFER), str(folder), "-m", str(speed_model("malaria_cnn")), "--provider", "cpu", "--quiet"]
+    model = prepare(Subject(name="malaria_cnn"), 1).form("pixels")
+    command = [str(MEDINFER), str(folder), "-m", str(model), "--provider", "cpu", "--quiet"]
     print(to_stream([*command, "--format", "jsonl"], options.files))
     with tempfile.TemporaryDirectory() as place:
         print(to_file([*command, "-o", f"{place}/results.csv"], Path(place) / "results.csv"))

@@ -1,28 +1,36 @@
 """The loop that everybody writes first: read, resize, normalise, run, one by one, with every default."""
 
-import csv
-import tempfile
-
 import cv2
 import numpy as np
 import onnxruntime
-from clock import Clock, arguments
+from protocol import main
 
-model, paths = arguments()
-session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-taken = session.get_inputs()[0]
-_, channels, height, width = taken.shape
-flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-clock = Clock()
-with tempfile.TemporaryFile("w", newline="") as file:
-    write = csv.writer(file).writerow
-    for path in paths:
-        image = cv2.imread(path, flag)
-        if channels == 3:
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        image = cv2.resize(image, (width, height)).reshape(height, width, channels)
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class Loop:
+    """OpenCV, numpy and onnxruntime."""
+
+    def __init__(self, task):
+        if task.provider == "cuda":
+            onnxruntime.preload_dlls()
+        self.session = onnxruntime.InferenceSession(task.model, providers=[PROVIDERS[task.provider]])
+        self.taken = self.session.get_inputs()[0]
+        _, self.channels, self.height, self.width = self.taken.shape
+        self.gray = self.channels == 1
+
+    def one(self, path):
+        """Answer one image."""
+        # IMREAD_GRAYSCALE would be shorter, and of a colour PNG gives other grays.
+        image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2GRAY if self.gray else cv2.COLOR_BGR2RGB)
+        image = cv2.resize(image, (self.width, self.height)).reshape(self.height, self.width, self.channels)
         tensor = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None]
-        (scores,) = session.run(["probabilities"], {taken.name: tensor})
-        write([path, *scores[0]])
-        clock.answered(scores.tolist())
-clock.report()
+        return self.session.run(["logits"], {self.taken.name: tensor})[0][0].tolist()
+
+    def many(self, paths):
+        """Answer one by one."""
+        return map(self.one, paths)
+
+
+if __name__ == "__main__":
+    main(Loop)

@@ -1,23 +1,48 @@
-"""medinfer, from files to a CSV as its command line writes it: by way of the journal that a kill does not lose."""
+"""medinfer, as an application embeds it."""
 
-import csv
-import tempfile
+import time
 from pathlib import Path
 
-from clock import Clock, arguments
+from protocol import main
 
 import medinfer
-from medinfer.job import Run
+from medinfer.images import read_image
 
-name, paths = arguments()
-model = medinfer.load(name, "cpu")
-with tempfile.TemporaryDirectory() as folder:
-    output = Path(folder) / "results.csv"
-    clock = Clock()
-    Run("csv", None, None, None, True).to_file(
-        output, model, medinfer.find_images(*paths), resume=False, overwrite=False
-    )
-    clock.stop()
-    with output.open(newline="") as file:
-        clock.answered([[float(row[f"p({name})"]) for name in model.classes] for row in csv.DictReader(file)])
-clock.report()
+
+class Ours:
+    """A model that is loaded once."""
+
+    def __init__(self, task):
+        self.batch = task.batch or None
+        self.model = medinfer.load(task.model, task.provider, threads=task.threads or None, tf32=task.tf32)
+
+    def one(self, path):
+        """Answer one image."""
+        return list(self.model.predict(path).logits.values())
+
+    def many(self, paths):
+        """Answer many."""
+        for prediction in self.model.predict_many(paths, batch_size=self.batch):
+            yield list(prediction.logits.values())
+
+    def stages(self, path):
+        """Return the milliseconds of each stage of one image."""
+        spec = self.model.spec.input
+        times = [time.perf_counter()]
+        content = Path(path).read_bytes()
+        times.append(time.perf_counter())
+        pixels = read_image(content, spec)
+        times.append(time.perf_counter())
+        tensor = medinfer.preprocess(pixels, spec)[None]
+        times.append(time.perf_counter())
+        outputs = self.model._run(tensor)
+        times.append(time.perf_counter())
+        prediction = medinfer.Prediction(path, self.model.classes, *(output[0] for output in outputs))
+        assert prediction.label
+        times.append(time.perf_counter())
+        names = ("read", "decode", "preprocess", "run", "post")
+        return {name: 1000 * (times[i + 1] - times[i]) for i, name in enumerate(names)}
+
+
+if __name__ == "__main__":
+    main(Ours)

@@ -1,22 +1,38 @@
-"""Ultralytics' `predict` on the same network, one image at a time or with the batch named in its fourth argument."""
+"""Ultralytics' `predict` on the same network, with its own way to prepare an image."""
 
 import os
-import sys
 import tempfile
 
 os.environ.update(YOLO_OFFLINE="1", YOLO_CONFIG_DIR=tempfile.gettempdir())
 
-from clock import Clock, arguments
+from protocol import main
 from ultralytics import YOLO
 
-name, paths = arguments()
-model = YOLO(name, task="classify")
-clock = Clock()
-batch = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-for result in model.predict(
-    os.path.dirname(paths[0]), stream=True, verbose=False, device="cpu", imgsz=224, batch=batch
-):
-    clock.answered([result.probs.data.tolist()])
-    if len(clock.labels) == len(paths):
-        break
-clock.report()
+
+class Ultralytics:
+    """Its model, opened as a user opens it."""
+
+    answers = "probabilities"
+
+    def __init__(self, task):
+        self.model = YOLO(task.model)
+        self.settings = {"verbose": False, "device": task.provider, "batch": task.batch or 1}
+
+    def one(self, path):
+        """Answer one image."""
+        return _row(self.model.predict(path, **self.settings)[0])
+
+    def many(self, paths):
+        """Answer many."""
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.write("\n".join(paths))
+            file.flush()
+            yield from map(_row, self.model.predict(file.name, stream=True, **self.settings))
+
+
+def _row(result):
+    return result.probs.data.tolist()
+
+
+if __name__ == "__main__":
+    main(Ultralytics)
