@@ -2,7 +2,8 @@
 
     python -m benchmarks.export_matrix [DATA/brain-tumor-mri] [--only resnet18,vit_b_16] [--write docs/export-matrix.md]
 
-Without a folder the images are drawn. An export that disagrees with torch ends it with an error. The weights are random (`untrained.py`). A network that is done is not repeated.
+Without a folder the images are drawn. An export that disagrees with torch ends it with an error. The weights are random
+(`untrained.py`). A network that is done is not repeated.
 """
 
 from __future__ import annotations
