@@ -26,6 +26,8 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
             figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
             if plot(axes, mine):
                 axes.set_title(subject)
+                if axes.get_legend_handles_labels()[0]:
+                    axes.legend(fontsize="small")
                 path = folder / f"{subject}-{name}.png"
                 figure.savefig(path, dpi=110, metadata={"Software": None})
                 found.append(path)
@@ -40,7 +42,6 @@ def _latencies(axes: Any, rows: list[Row]) -> bool:
         values = sorted(value for sample in row["samples"] for value in sample["latencies"])
         axes.plot(values, [i / len(values) for i in range(len(values))], label=row["contestant"])
     axes.set(xscale="log", xlabel="ms from the path to the answer", ylabel="share of images")
-    axes.legend(fontsize="small")
     return bool(rows)
 
 
@@ -53,9 +54,8 @@ def _batches(axes: Any, rows: list[Row]) -> bool:
             lines.setdefault(", ".join(word for word in words if word), {})[row["batch"]] = median(row, "rate")
     for name, points in lines.items():
         axes.plot(list(points), list(points.values()), marker="o", label=name)
-    axes.set(xscale="log", xlabel="images in one run", ylabel="images/s")
+    axes.set(xlabel="images in one run", ylabel="images/s")
     axes.set_xscale("log", base=2)
-    axes.legend(fontsize="small")
     return any(len(points) > 1 for points in lines.values())
 
 
