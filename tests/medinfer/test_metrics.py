@@ -39,7 +39,8 @@ def test_accuracy_and_balanced_accuracy_are_those_worked_by_hand(measured):
 )
 def test_each_class_has_the_figures_worked_by_hand(name, precision, recall, f1, support, measured):
     expected = {"precision": precision, "recall": recall, "f1": f1, "support": support}
-    assert measured["per_class"][name] == pytest.approx(expected)
+    found = measured["per_class"][name]
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
 
 
 def test_sensitivity_and_specificity_are_of_the_positive_classes_together(measured):
@@ -70,8 +71,12 @@ def test_equal_probabilities_count_as_half_a_pair():
 def test_what_the_images_leave_undefined_is_none_and_the_rest_is_not_spoilt():
     # No image is very ill, and none is called so.
     measured = measure(np.array([0, 0, 1]), certain([0, 1, 1]), CLASSES, ["ill"])
-    assert measured["per_class"]["very ill"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+    absent = {key: value for key, value in measured["per_class"]["very ill"].items() if key != "support"}
+    assert set(absent.values()) == {None}
+    assert measured["per_class"]["very ill"]["support"] == 0
     assert measured["macro_auc"] is None
+    assert {f"{key} of very ill" for key in absent} <= set(measured["undefined"])
+    assert measured["undefined"]["recall of very ill"] == "no image of very ill"
     assert measured["balanced_accuracy"] == pytest.approx((1 / 2 + 1) / 2)
     assert measured["confusion_matrix"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
     json.dumps(measured, allow_nan=False)
@@ -103,3 +108,32 @@ def test_the_table_for_people_shows_every_class_and_a_dash_for_what_is_undefined
     assert lines[3].split()[2:] == ["-", "-", "-", "0"]
     assert "macro auc: -" in lines
     assert "sensitivity: 1.0000" in lines
+
+
+def test_calibration_is_as_worked_by_hand():
+    # Confidences 0.9 (right), 0.6 (wrong), 0.6 (right), so the gap in the bin of 0.6 is |1.2 - 1| / 3.
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    measured = measure(np.array([0, 1, 1]), probabilities, ("well", "ill"))
+    assert measured["brier"] == pytest.approx((2 * 0.1**2 + 2 * 0.6**2 + 2 * 0.4**2) / 3)
+    assert measured["nll"] == pytest.approx(-np.log([0.9, 0.4, 0.6]).mean())
+    assert measured["ece"] == pytest.approx((0.1 + 0.2) / 3)
+    # One image in each bin of equal counts.
+    assert measured["ece_mass"] == pytest.approx((0.1 + 0.6 + 0.4) / 3)
+
+
+def test_a_probability_of_nothing_for_the_truth_is_no_infinity():
+    measured = measure(np.array([1]), np.array([[1.0, 0.0]]), ("well", "ill"))
+    assert 80 < measured["nll"] < 90
+    json.dumps(measured, allow_nan=False)
+
+
+def test_averages_over_the_classes_are_those_worked_by_hand(measured):
+    assert measured["macro"]["precision"] == pytest.approx((3 / 4 + 2 / 4 + 1 / 2) / 3)
+    assert measured["weighted"]["recall"] == pytest.approx(0.6)
+
+
+def test_average_precision_is_that_of_the_ranking():
+    # The ill ones stand at ranks 1 and 3 of 4: (1/1 + 2/3) / 2.
+    ill = np.array([0.9, 0.8, 0.7, 0.1])
+    measured = measure(np.array([1, 0, 1, 0]), np.column_stack([1 - ill, ill]), ("well", "ill"))
+    assert measured["per_class"]["ill"]["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
