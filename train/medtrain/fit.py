@@ -16,20 +16,20 @@ import torch
 from torch import nn
 
 from medinfer import __version__
-from medinfer.agreement import softmax
 from medinfer.command import tell
 from medinfer.errors import CheckpointError, ResourceError, UsageError
 from medinfer.files import atomic_file
 from medinfer.interruption import Interruption
-from medinfer.metrics import as_text, measure
+from medinfer.metrics import as_text
 from medinfer.progress import Progress
 from medinfer.spec import ModelSpec, Provenance
 from medtrain.checkpoint import CHECKPOINT_FORMAT, Checkpoint, load, save, save_checkpoint
 from medtrain.curves import Curves
 from medtrain.dataset import MEMORY_BUDGET, Dataset, Examples, load_dataset, load_examples, write_splits
+from medtrain.evaluate import Answers, answer, decide, evaluate
 from medtrain.layout import SPLITS
 from medtrain.loop import Interval, Trainer
-from medtrain.network import Classifier, NetworkConfig, build_network, network_config, predict_logits
+from medtrain.network import Classifier, NetworkConfig, build_network, network_config
 from medtrain.phantom import write_phantom
 from medtrain.processes import Process
 from medtrain.recipe import Recipe, describe
@@ -258,7 +258,9 @@ class _Run:
         """Measure the best weights on validation and test images, and write the results."""
         seconds = self.seconds + time.monotonic() - start
         self.classifier.load_state_dict(self.trainer.progress.best_state)
-        measured: dict[str, Any] = {name: self._measure(name) for name in ("validation", "test")}
+        answers = {name: self._answer(name) for name in ("validation", "test")}
+        self.spec = decide(self.spec, answers["validation"], answers["test"], self.recipe.decisions)
+        measured: dict[str, Any] = {name: evaluate(found, self.spec) for name, found in answers.items()}
         measured["best_epoch"] = self.trainer.best_epoch + 1
         measured["history"] = self.trainer.progress.history
         measured["data"] = self.dataset.summary()
@@ -273,20 +275,9 @@ class _Run:
         with Progress(f"Decoding {split}", len(self.dataset.split(split)), enabled=self.options.speaks) as progress:
             return load_examples(self.dataset, split, self.recipe.input, budget=self.options.memory, step=progress.step)
 
-    def _measure(self, split: str) -> dict[str, Any]:
+    def _answer(self, split: str) -> Answers:
         examples = self.trainer.validation if split == "validation" else self._load(split)
-        logits = predict_logits(self.classifier, examples.images)
-        probabilities = softmax(logits, self.spec.calibration.temperature)
-        positive = self.recipe.positive
-        measured = measure(examples.labels, probabilities, self.dataset.classes, positive)
-        roots = [sample.root for sample in self.dataset.split(split)]
-        if len(set(roots)) > 1:
-            measured["by_root"] = {
-                root: measure(examples.labels[chosen], probabilities[chosen], self.dataset.classes, positive)
-                for root in sorted(set(roots))
-                for chosen in [[index for index, own in enumerate(roots) if own == root]]
-            }
-        return measured
+        return answer(self.classifier, examples, self.dataset.split(split))
 
     def _report_epoch(self) -> None:
         row = self.trainer.progress.history[-1]

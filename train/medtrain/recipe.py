@@ -185,6 +185,19 @@ class Training(Schema):
 
 
 @schema
+class Decisions(Schema):
+    """What the thresholds on p(positive) are chosen for on the validation images, beside Youden's index; 0 for none."""
+
+    sensitivity: float = 0.95
+    specificity: float = 0.95
+
+    def check(self) -> None:
+        """Check the ranges."""
+        for name in ("sensitivity", "specificity"):
+            _require(0 <= getattr(self, name) <= 1, name, f"{getattr(self, name)} is not within [0, 1]")
+
+
+@schema
 class Recipe(Schema):
     """One training set-up. `positive` names the classes that count as disease."""
 
@@ -198,6 +211,7 @@ class Recipe(Schema):
     network: Network
     augment: Augment = Augment()
     training: Training
+    decisions: Decisions = Decisions()
 
 
 def recipe_names() -> list[str]:
