@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medinfer.decision import Decision as Decision, Rule as Rule, find_rule as find_rule
     from medinfer.errors import (
         CheckpointError as CheckpointError,
         DisagreementError as DisagreementError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "decision": ("Decision", "Rule", "find_rule"),
     "errors": (
         "CheckpointError",
         "DisagreementError",

@@ -89,6 +89,8 @@ def _model_options(command: Any) -> Any:
 @click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
 @click.option("--resume", is_flag=True, help="Go on with the output of a run that was interrupted.")
 @click.option("--shard", type=Share(), help="Do one job's share of the inputs: 2/8 is the second of eight.")
+@click.option("--operating-point", metavar="NAME", help="Decide by a threshold that the model carries: youden.")
+@click.option("--threshold", type=float, help="Decide by a threshold of your own on p(positive).")
 @click.option("--max-errors", type=click.IntRange(min=0), help="Stop (exit code 3) when more inputs than that fail.")
 @click.option("--strict", is_flag=True, help="Stop at the first input that fails: --max-errors 0.")
 def predict(
@@ -105,6 +107,8 @@ def predict(
     overwrite: bool,
     resume: bool,
     shard: tuple[int, int] | None,
+    operating_point: str | None,
+    threshold: float | None,
     max_errors: int | None,
     strict: bool,
 ) -> int:
@@ -114,6 +118,7 @@ def predict(
     of paths on standard input. A bad image gives a record that says so; the run goes on and ends with exit code 3.
     """
     from medinfer import inputs
+    from medinfer.decision import find_rule
     from medinfer.job import Run
 
     run = Run(kind or _default_format(output), batch_size, shard, 0 if strict else max_errors, quiet)
@@ -124,6 +129,7 @@ def predict(
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
     if threads is None and batch_size is None:
         run = run._replace(batch_size=_tuned(opened, quiet=quiet))
+    run = run._replace(rule=find_rule(opened.spec, operating_point, threshold))
     if output is None:
         return run.to_stream(sys.stdout, opened, search)
     return run.to_file(output, opened, search, resume=resume, overwrite=overwrite)

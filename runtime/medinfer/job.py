@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ from medinfer.results import as_record, record_writer, writer
 
 if TYPE_CHECKING:
     from medinfer.archives import Member
+    from medinfer.decision import Rule
     from medinfer.journal import Journal
     from medinfer.model import Model
     from medinfer.prediction import Prediction
@@ -35,6 +37,7 @@ class Run(NamedTuple):
     shard: tuple[int, int] | None
     max_errors: int | None
     quiet: bool
+    rule: Rule | None = None
 
     def to_stream(self, stream: IO[str], model: Model, search: ImageSearch) -> int:
         """Write records as they come; returns the exit code."""
@@ -43,7 +46,7 @@ class Run(NamedTuple):
         shown = not self.quiet and not stream.isatty()
         start, done, failed = time.monotonic(), 0, 0
         for prediction in self._predictions(model, search, shown=shown):
-            write = write or writer(self.kind, stream, model.classes)
+            write = write or writer(self.kind, stream, model.classes, self.rule)
             write(prediction)
             done += 1
             failed += prediction.error is not None
@@ -57,13 +60,14 @@ class Run(NamedTuple):
 
         start = time.monotonic()
         share = "{}/{}".format(*self.shard) if self.shard else None
-        with Journal(output, header(model, share), resume=resume, overwrite=overwrite) as journal:
+        with Journal(output, header(model, share, self.rule), resume=resume, overwrite=overwrite) as journal:
             before = journal.count
             if before and not self.quiet:
                 tell(f"{journal.path}: going on after {before} records")
             with Interruption() as interruption:
                 left = takewhile(lambda _: not interruption.requested, remaining(search, journal.done))
-                for _ in record(journal, self._predictions(model, left, shown=not self.quiet, failed=journal.failed)):
+                predictions = self._predictions(model, left, shown=not self.quiet, failed=journal.failed)
+                for _ in record(journal, predictions, self.rule):
                     pass
                 done = journal.count
                 if interruption.requested:
@@ -95,7 +99,7 @@ class Run(NamedTuple):
         return SOME_FAILED if failed else 0
 
 
-def header(model: Model, shard: str | None) -> dict[str, Any]:
+def header(model: Model, shard: str | None, rule: Rule | None = None) -> dict[str, Any]:
     """Return what all records of a run have in common: which model answered, on what, and which part of the inputs."""
     import cv2
     import numpy as np
@@ -109,6 +113,7 @@ def header(model: Model, shard: str | None) -> dict[str, Any]:
         "provider": model.provider,
         "precision": model.precision,
         "shard": shard,
+        "decision": asdict(rule) | {"positive": list(rule.positive)} if rule else None,
         "versions": {
             "medonnx": __version__,
             "numpy": np.__version__,
@@ -139,10 +144,10 @@ def watched(predictions: Iterable[Prediction], most: int, failed: int) -> Iterat
             raise TooManyFailuresError(f"stopped: {failed} inputs failed, {most} are allowed; the last is {last}")
 
 
-def record(journal: Journal, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-    """Add predictions to a journal as they come, and pass them on."""
+def record(journal: Journal, predictions: Iterable[Prediction], rule: Rule | None = None) -> Iterator[Prediction]:
+    """Add predictions to a journal as they come, with a rule's decisions, and pass them on."""
     for prediction in predictions:
-        journal.append(as_record(prediction))
+        journal.append(as_record(prediction, rule))
         yield prediction
 
 
@@ -162,7 +167,7 @@ def render(journal: Journal, output: Path, kind: str) -> None:
         write_parquet(journal.records(), output, told)
         return
     with atomic_file(output) as stream:
-        write = record_writer(kind, stream, tuple(told["classes"]))
+        write = record_writer(kind, stream, tuple(told["classes"]), decided=told.get("decision") is not None)
         for one in journal.records():
             write(one)
     with atomic_file(meta_path(output)) as stream:

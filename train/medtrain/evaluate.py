@@ -90,10 +90,9 @@ def evaluate(answers: Answers, spec: ModelSpec) -> dict[str, Any]:
 
 
 def _points(answers: Answers, spec: ModelSpec) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    truth = answers.positive(spec)
     for point in spec.operating_points:
-        again = operating_point(
-            point.target, point.threshold, point.positive, *answers.positive(spec), answers.patients
-        )
+        again = operating_point(point.target, point.threshold, point.positive, *truth, answers.patients)
         if again:
             told = again.to_json()
             kept = ("threshold", "sensitivity", "sensitivity_interval", "specificity", "specificity_interval")

@@ -99,7 +99,8 @@ def fit(data: Path | None, recipe: Recipe, options: Options) -> dict[str, Any]:
         raise ResourceError(message, hint=hint) from None
     measured = run.finish(start)
     if options.speaks:
-        tell(f"\nTest set ({measured['test']['images']} images):\n{as_text(measured['test'])}")
+        test = measured["test"]
+        tell(f"\nTest set ({test['images']} images):\n{as_text(test, test['intervals'])}")
     return measured
 
 
