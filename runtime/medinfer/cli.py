@@ -276,40 +276,50 @@ def tune(model: str, folder: str, provider: str, save: bool, as_json: bool, quie
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
 @_model_options
+@click.option("--root", type=click.Path(exists=True, path_type=Path), help="Where the paths of a CSV begin.")
+@click.option("--split", help="The rows of a CSV whose column split says so: test.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
-    folder: str, model: str | None, provider: str, threads: int | None, tf32: bool, quiet: bool, as_json: bool
+    data: Path,
+    model: str | None,
+    provider: str,
+    threads: int | None,
+    tf32: bool,
+    quiet: bool,
+    root: Path | None,
+    split: str | None,
+    as_json: bool,
 ) -> int:
-    """Measure a model on class folders: FOLDER/CLASS/image."""
+    """Measure a model on images whose class is known: DATA/CLASS/image, or a CSV with the columns path and label."""
     import json
 
     import numpy as np
 
-    from medinfer.inputs import class_of, find_images, name_of
+    from medinfer import evaluation
+    from medinfer.intervals import known_patients
     from medinfer.job import SOME_FAILED
-    from medinfer.metrics import as_text, measure
+    from medinfer.labels import find_labelled
     from medinfer.progress import Progress
 
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
-    labels, scores, failed = [], [], 0
-    found = list(find_images(folder))
-    labelled = [path for path in map(name_of, found) if class_of(path, folder, opened.classes)]
-    with Progress("Evaluating", len(labelled), enabled=not quiet) as progress:
-        for seen in opened.predict_many(labelled):
+    known, others = find_labelled(data, opened.classes, root=root, split=split)
+    with Progress("Evaluating", len(known), enabled=not quiet) as progress:
+        seen = []
+        for prediction in opened.predict_many(one.path for one in known):
+            seen.append(prediction)
             progress.step()
-            failed += seen.error is not None
-            if seen.scores is not None:
-                labels.append(opened.classes.index(class_of(seen.source or "", folder, opened.classes) or ""))
-                scores.append(seen.scores)
-    if not labels:
-        hint = f"Expected folders named {', '.join(opened.classes)}."
-        raise UsageError(f"{folder}: no labelled image could be read", hint=hint)
-    measured = measure(np.array(labels), np.stack(scores), opened.classes, opened.spec.positive)
-    if len(labelled) < len(found):
-        tell(f"{len(found) - len(labelled)} images lie in no class's folder and are not counted")
-    click.echo(json.dumps({**measured, "failed": failed}) if as_json else as_text(measured))
+    answered = [(one, found.scores) for one, found in zip(known, seen, strict=True) if found.scores is not None]
+    failed = len(known) - len(answered)
+    if not answered:
+        raise UsageError(f"{data}: none of {len(known)} images could be read")
+    labels = np.array([opened.classes.index(one.label) for one, _ in answered])
+    patients = known_patients([one.patient for one, _ in answered])
+    measured = evaluation.evaluate(labels, np.stack([scores for _, scores in answered]), opened.spec, patients)
+    if others and not quiet:
+        tell(f"{others} images are of no class of the model and are not counted")
+    click.echo(json.dumps({**measured, "failed": failed}) if as_json else evaluation.as_text(measured))
     return SOME_FAILED if failed else 0
 
 

@@ -40,11 +40,34 @@ def test_cuda_that_is_not_to_be_had_is_exit_5_with_the_remedy(chain, run):
     assert "Traceback" not in done.stderr
 
 
-def test_the_deployed_file_measures_as_the_checkpoint_did(chain, run):
+def test_the_deployed_file_measures_as_the_checkpoint_does(chain, run):
     done = run("medinfer", "evaluate", "phantom/test", "--provider", "cpu", "--json", "--quiet", cwd=chain)
-    deployed, trained = json.loads(done.stdout), json.loads((chain / "metrics.json").read_text())["test"]
-    assert deployed["confusion_matrix"] == trained["confusion_matrix"]
-    assert deployed["macro_auc"] == pytest.approx(trained["macro_auc"], abs=1 / 400)
+    again = run("medtrain", "evaluate", "ckpt.pt", "phantom/test", "--json", "--quiet", cwd=chain)
+    deployed, trained = json.loads(done.stdout), json.loads(again.stdout)
+    fitted = json.loads((chain / "metrics.json").read_text())["test"]
+    for other in (trained, fitted):
+        for key in ("images", "accuracy", "confusion_matrix", "sensitivity", "specificity"):
+            assert deployed[key] == other[key], key
+        for key in ("brier", "nll"):
+            assert deployed[key] == pytest.approx(other[key], abs=1e-5), key
+        assert deployed["macro_auc"] == pytest.approx(other["macro_auc"], abs=1 / 400)
+        assert deployed["ece"] == pytest.approx(other["ece"], abs=1 / deployed["images"])
+        assert deployed["operating_points"] == other["operating_points"]
+    assert set(deployed["operating_points"]) == {"sensitivity-95", "specificity-95", "youden"}
+
+
+def test_a_table_of_labels_measures_as_the_folders_do(chain, run, tmp_path):
+    images = sorted((chain / "phantom/test").rglob("*.png"))
+    lines = [f"{path.relative_to(chain)},{path.parent.name}" for path in images]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *lines]))
+    words = ("--provider", "cpu", "--json", "--quiet")
+    told = run("medinfer", "evaluate", str(tmp_path / "labels.csv"), "--root", ".", *words, cwd=chain)
+    whole = run("medinfer", "evaluate", "phantom/test", *words, cwd=chain)
+    assert json.loads(told.stdout) == json.loads(whole.stdout)
+    (tmp_path / "bare.csv").write_text("path\na.png\n")
+    refused = run("medinfer", "evaluate", str(tmp_path / "bare.csv"), "--provider", "cpu", cwd=chain)
+    assert refused.returncode == 2
+    assert "no column label" in refused.stderr
 
 
 def test_an_earlier_result_is_never_overwritten_unasked(chain, run):

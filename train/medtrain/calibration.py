@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-from medinfer.intervals import Interval, bootstrap, wilson
+from medinfer import evaluation
 from medinfer.metrics import Labels
 from medinfer.spec import OperatingPoint, Target
 from medtrain.recipe import Decisions
@@ -113,32 +113,10 @@ def operating_point(
     """
     if not ill.any() or ill.all():
         return None
-    called = scores >= threshold
-    sensitivity, specificity = float(called[ill].mean()), float((~called[~ill]).mean())
-    low = [_interval(called, ill, patients), _interval(~called, ~ill, patients)]
-    return OperatingPoint(
-        name=name_of(target),
-        positive=tuple(positive),
-        threshold=threshold,
-        target=target,
-        sensitivity=sensitivity,
-        sensitivity_interval=(low[0].low, low[0].high),
-        specificity=specificity,
-        specificity_interval=(low[1].low, low[1].high),
-    )
+    found = evaluation.rates(ill, scores >= threshold, patients)
+    return OperatingPoint(name=name_of(target), positive=tuple(positive), threshold=threshold, target=target, **found)
 
 
 def name_of(target: Target) -> str:
     """Return what an operating point is called: `sensitivity-95`, `youden`."""
     return target.metric if target.value is None else f"{target.metric}-{100 * target.value:g}"
-
-
-def _interval(right: Array, chosen: Array, patients: Array | None) -> Interval:
-    """Return the interval of a rate over the chosen images."""
-    if patients is None:
-        return wilson(int(right[chosen].sum()), int(chosen.sum()))
-    rights = right[chosen].astype(np.float64)
-    found = bootstrap(
-        lambda weights: (weights @ rights / weights.sum(axis=1))[:, None], np.zeros(len(rights), int), patients[chosen]
-    )
-    return found[0] or wilson(int(rights.sum()), len(rights))

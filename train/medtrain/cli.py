@@ -233,6 +233,39 @@ def recipes(name: str | None, toml: bool) -> None:
     click.echo(text, nl=not toml)
 
 
+@cli.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option("--root", type=click.Path(exists=True, path_type=Path), help="Where the paths of a CSV begin.")
+@click.option("--split", help="The rows of a CSV whose column split says so: test.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing on standard error but errors.")
+def evaluate(checkpoint: Path, data: Path, root: Path | None, split: str | None, as_json: bool, quiet: bool) -> int:
+    """Measure a CHECKPOINT on images whose class is known, with the table of `medinfer evaluate`.
+
+    DATA is a folder of class folders, or a CSV with the columns path and label, such as the splits.csv of a run.
+    """
+    import json
+
+    _prepare_torch("cpu")
+    from medinfer.command import tell
+    from medinfer.evaluation import as_text
+    from medinfer.job import SOME_FAILED
+    from medinfer.labels import find_labelled
+    from medinfer.progress import Progress
+    from medtrain.checkpoint import load_checkpoint
+    from medtrain.evaluate import evaluate_images
+
+    loaded = load_checkpoint(checkpoint)
+    known, others = find_labelled(data, loaded.spec.classes, root=root, split=split)
+    with Progress("Evaluating", len(known), enabled=not quiet) as progress:
+        measured, failed = evaluate_images(loaded.classifier(), loaded.spec, known, progress.step)
+    if others and not quiet:
+        tell(f"{others} images are of no class of the model and are not counted")
+    click.echo(json.dumps({**measured, "failed": failed}) if as_json else as_text(measured))
+    return SOME_FAILED if failed else 0
+
+
 def _prepare_torch(device: str) -> str:
     """Make the settings that only a process may make, and return the device to train on."""
     from medinfer.errors import ProviderError, UsageError

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,18 +11,24 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from medinfer import evaluation
 from medinfer.agreement import softmax
+from medinfer.errors import ImageError, UsageError
+from medinfer.evaluation import positives
+from medinfer.images import read_image
 from medinfer.intervals import known_patients
+from medinfer.labels import Labelled
 from medinfer.metrics import Labels, measure
+from medinfer.pixels import preprocess
 from medinfer.spec import Calibration, ModelSpec
-from medinfer.uncertainty import intervals
-from medtrain.calibration import choose_threshold, fit_temperature, name_of, operating_point, targets
+from medtrain.calibration import choose_threshold, fit_temperature, operating_point, targets
 from medtrain.dataset import Examples
 from medtrain.layout import Sample
 from medtrain.network import predict_logits
 from medtrain.recipe import Decisions
 
 Array = npt.NDArray[Any]
+CHUNK = 64
 CALIBRATION = ("ece", "ece_mass", "nll", "brier")
 
 
@@ -39,9 +46,11 @@ class Answers:
 
     def positive(self, spec: ModelSpec) -> tuple[Array, Array]:
         """Return which images are positive, bool (n,), and p(positive) by the contract's temperature, float (n,)."""
-        chosen = [spec.classes.index(name) for name in spec.positive]
-        probabilities = softmax(self.logits, spec.calibration.temperature)
-        return np.isin(self.labels, chosen), probabilities[:, chosen].sum(axis=1)
+        return positives(self.labels, self.probabilities(spec), spec.classes, spec.positive)
+
+    def probabilities(self, spec: ModelSpec) -> npt.NDArray[np.float64]:
+        """Return what the contract makes of the logits, (n, classes)."""
+        return softmax(self.logits, spec.calibration.temperature)
 
 
 def answer(classifier: nn.Module, examples: Examples, samples: Sequence[Sample]) -> Answers:
@@ -72,34 +81,49 @@ def decide(spec: ModelSpec, validation: Answers, test: Answers, wanted: Decision
 
 
 def evaluate(answers: Answers, spec: ModelSpec) -> dict[str, Any]:
-    """Return all metrics of a split as JSON values, with intervals, and for each folder where there are several.
+    """Return what is told of a split as JSON values, and for each folder where there are several.
 
-    `uncalibrated` holds what the probabilities were worth without the temperature, `operating_points` the sensitivity
-    and specificity of each.
+    `uncalibrated` holds what the probabilities were worth without the temperature.
     """
-    probabilities = softmax(answers.logits, spec.calibration.temperature)
-    measured = measure(answers.labels, probabilities, spec.classes, spec.positive)
-    ranges = intervals(answers.labels, probabilities, spec.classes, spec.positive, answers.patients)
+    probabilities = answers.probabilities(spec)
+    measured = evaluation.evaluate(answers.labels, probabilities, spec, answers.patients)
     raw = measure(answers.labels, softmax(answers.logits), spec.classes)
-    measured |= {"intervals": ranges, "uncalibrated": {key: raw[key] for key in CALIBRATION}}
-    if spec.operating_points:
-        measured["operating_points"] = dict(_points(answers, spec))
+    measured["uncalibrated"] = {key: raw[key] for key in CALIBRATION}
     if len(set(answers.roots)) > 1:
         measured["by_root"] = dict(_by_root(answers, probabilities, spec))
     return measured
-
-
-def _points(answers: Answers, spec: ModelSpec) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    truth = answers.positive(spec)
-    for point in spec.operating_points:
-        again = operating_point(point.target, point.threshold, point.positive, *truth, answers.patients)
-        if again:
-            told = again.to_json()
-            kept = ("threshold", "sensitivity", "sensitivity_interval", "specificity", "specificity_interval")
-            yield name_of(point.target), {key: told[key] for key in kept}
 
 
 def _by_root(answers: Answers, probabilities: Array, spec: ModelSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     for root in sorted(set(answers.roots)):
         chosen = np.array([own == root for own in answers.roots])
         yield root, measure(answers.labels[chosen], probabilities[chosen], spec.classes, spec.positive)
+
+
+def evaluate_images(
+    classifier: nn.Module, spec: ModelSpec, images: Sequence[Labelled], step: Callable[[], None]
+) -> tuple[dict[str, Any], int]:
+    """Have a checkpoint's network answer images as the runtime would; returns what is told of it, and how many failed.
+
+    Raises:
+        UsageError: None of the images can be read.
+    """
+    answered, logits = [], []
+    for start in range(0, len(images), CHUNK):
+        chunk, tensors = images[start : start + CHUNK], []
+        for image in chunk:
+            with contextlib.suppress(ImageError):
+                tensors.append(preprocess(read_image(image.path, spec.input), spec.input))
+                answered.append(image)
+            step()
+        if tensors:
+            logits.append(predict_logits(classifier, np.stack(tensors)))
+    if not answered:
+        raise UsageError(f"none of {len(images)} images could be read")
+    found = Answers(
+        labels=np.array([spec.classes.index(image.label) for image in answered]),
+        logits=np.concatenate(logits),
+        patients=known_patients([image.patient for image in answered]),
+        roots=("",) * len(answered),
+    )
+    return evaluate(found, spec), len(images) - len(answered)

@@ -18,9 +18,9 @@ from torch import nn
 from medinfer import __version__
 from medinfer.command import tell
 from medinfer.errors import CheckpointError, ResourceError, UsageError
+from medinfer.evaluation import as_text
 from medinfer.files import atomic_file
 from medinfer.interruption import Interruption
-from medinfer.metrics import as_text
 from medinfer.progress import Progress
 from medinfer.spec import ModelSpec, Provenance
 from medtrain.checkpoint import CHECKPOINT_FORMAT, Checkpoint, load, save, save_checkpoint
@@ -100,7 +100,7 @@ def fit(data: Path | None, recipe: Recipe, options: Options) -> dict[str, Any]:
     measured = run.finish(start)
     if options.speaks:
         test = measured["test"]
-        tell(f"\nTest set ({test['images']} images):\n{as_text(test, test['intervals'])}")
+        tell(f"\nTest set ({test['images']} images):\n{as_text(test)}")
     return measured
 
 

@@ -1,0 +1,65 @@
+"""Images whose class is known: by the folder that holds them, or by a table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from medinfer.errors import UsageError
+from medinfer.inputs import class_of, find_images, name_of
+
+
+class Labelled(NamedTuple):
+    """One image, its class, and its patient where that is known."""
+
+    path: str
+    label: str
+    patient: str | None = None
+
+
+def find_labelled(
+    source: Path, classes: Sequence[str], *, root: Path | None = None, split: str | None = None
+) -> tuple[list[Labelled], int]:
+    """Return the images whose class is known, and how many others there are.
+
+    Args:
+        source: A folder of class folders; or a CSV with the columns `path` and `label`, and optionally `patient` and
+            `split`.
+        classes: The classes that count; images of others are the others.
+        root: Where the CSV's paths begin; by default its own folder.
+        split: Rows of that split alone.
+
+    Raises:
+        UsageError: The table cannot be read or lacks a column; no image has a known class.
+    """
+    if source.is_dir():
+        if split is not None or root is not None:
+            raise UsageError("--split and --root are of a table", hint=f"{source} is a folder; name its splits.csv.")
+        found = [name_of(item) for item in find_images(source)]
+        known = [Labelled(path, label) for path in found if (label := class_of(path, source, classes))]
+        others = len(found) - len(known)
+    else:
+        rows = _rows(source, root or source.parent, split)
+        known = [row for row in rows if row.label in classes]
+        others = len(rows) - len(known)
+    if not known:
+        raise UsageError(f"{source}: no image of a known class", hint=f"Expected {', '.join(classes)}.")
+    return known, others
+
+
+def _rows(table: Path, root: Path, split: str | None) -> list[Labelled]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            missing = {"path", "label", *(["split"] if split is not None else [])} - set(columns)
+            if missing:
+                raise UsageError(f"{table}: no column {', '.join(sorted(missing))}; there is {', '.join(columns)}")
+            rows = [row for row in reader if split is None or row["split"] == split]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{table}: {error}") from None
+    if any(row["path"] is None or row["label"] is None for row in rows):
+        raise UsageError(f"{table}: a row without path or label")
+    return [Labelled(str(root / row["path"]), row["label"], row.get("patient") or None) for row in rows]
