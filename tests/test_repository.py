@@ -10,9 +10,9 @@ import medinfer
 
 ROOT = Path(__file__).parents[1]
 
-PUBLIC = """CheckpointError DisagreementError DivergenceError GoldenReport ImageError ImageSearch InputSpec MedonnxError
-MissingExtraError Model ModelError ModelSpec Prediction ProviderError RecipeError ResourceError SpecError UsageError
-__version__ find_images load preprocess read_image verify"""
+PUBLIC = """CheckpointError Decision DisagreementError DivergenceError GoldenReport ImageError ImageSearch InputSpec
+MedonnxError MissingExtraError Model ModelError ModelSpec Prediction ProviderError RecipeError ResourceError Rule SpecError
+UsageError __version__ find_images find_rule load preprocess read_image verify"""
 
 
 def test_the_public_names_are_these_and_each_can_be_imported():
