@@ -251,6 +251,39 @@ def _report(agreement: Agreement, reference: ReferenceImages, *, as_json: bool, 
         tell(describe(agreement, reference))
 
 
+@cli.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="By default standard output.")
+@click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 2 and name the author's fields that are missing.")
+def card(checkpoint: Path, output: Path | None, overwrite: bool, check: bool) -> None:
+    """Write a CHECKPOINT's model card in Markdown; what its author has not said is marked as missing."""
+    require_torch()
+    from medexport.card import card as text, missing
+    from medexport.source import sha256
+    from medinfer.errors import UsageError
+    from medinfer.files import atomic_file, refuse_existing
+    from medtrain.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    absent = missing(loaded)
+    if check:
+        if absent:
+            raise UsageError(
+                f"{checkpoint}: the card lacks {', '.join(absent)}", hint="Give them in the recipe: [card]"
+            )
+        click.echo("The card is complete.")
+        return
+    written = text(loaded, sha256(checkpoint))
+    if output is None:
+        click.echo(written, nl=False)
+        return
+    refuse_existing(output, overwrite=overwrite)
+    with atomic_file(output) as file:
+        file.write(written)
+    tell(f"Wrote {output}" + (f"; missing: {', '.join(absent)}" if absent else ""))
+
+
 def main() -> None:
     """Entry point of the `medexport` command."""
     run(cli, "medexport")

@@ -52,7 +52,7 @@ class ForeignSpec(Schema):
 def read_checkpoint(path: str | os.PathLike[str]) -> Source:
     """Read a checkpoint that medtrain wrote; raises CheckpointError."""
     checkpoint = load_checkpoint(Path(path))
-    provenance = replace(checkpoint.spec.provenance, checkpoint_sha256=_sha256(path))
+    provenance = replace(checkpoint.spec.provenance, checkpoint_sha256=sha256(path))
     return Source(checkpoint.classifier(), replace(checkpoint.spec, provenance=provenance))
 
 
@@ -93,14 +93,15 @@ def read_weights(
         UsageError: The description is refused; no such architecture.
     """
     spec = _read_spec(Path(spec_file), Path(path).stem, classes)
-    spec = replace(spec, provenance=Provenance(checkpoint_sha256=_sha256(path)))
+    spec = replace(spec, provenance=Provenance(checkpoint_sha256=sha256(path)))
     weights = read_state_dict(Path(path))
     network = build_plain_network(arch, classes=len(spec.classes), in_channels=spec.input.channels)
     _load(network, weights, arch, spec.classes)
     return from_module(network, spec)
 
 
-def _sha256(path: str | os.PathLike[str]) -> str:
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return a file's hash as hexadecimal digits; raises CheckpointError."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -198,6 +198,23 @@ class Decisions(Schema):
 
 
 @schema
+class Card(Schema):
+    """What only the author of a model can say of it: plain text for its card, `medexport card`."""
+
+    intended_use: str = ""
+    users: str = ""
+    population: str = ""
+    out_of_scope: str = ""
+    reference_standard: str = ""
+    data_source: str = ""
+    data_licence: str = ""
+    limitations: str = ""
+    fairness: str = ""
+    monitoring: str = ""
+    contact: str = ""
+
+
+@schema
 class Recipe(Schema):
     """One training set-up. `positive` names the classes that count as disease."""
 
@@ -212,6 +229,7 @@ class Recipe(Schema):
     augment: Augment = Augment()
     training: Training
     decisions: Decisions = Decisions()
+    card: Card = Card()
 
 
 def recipe_names() -> list[str]:
