@@ -17,12 +17,14 @@ from scipy import stats
 from benchmarks.figures import KINDS, MAIN, Row, figures, key, limits
 from benchmarks.report import how
 
+Results = dict[str, Any]
+
 LEVEL, WORTH = 0.05, 0.05
 TIMES = {"rate": -1, "whole": -1, "served": -1, "cpu": 1, "p50": 1, "p90": 1, "p99": 1, "first": 1}
 """The power in which a figure holds time: what is divided by the machine's own speed."""
 
 
-def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def changes(before: Results, after: Results) -> list[str]:
     """Return a line for each figure that changed, each answer that no longer agrees, and each row that came or went."""
     old, new = ({key(row): row for row in results["rows"]} for results in (before, after))
     both = [name for name in old if name in new]
@@ -32,7 +34,11 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         lines += _answers(old[name], new[name])
     compared = [(old[name], new[name], kind) for name in both for kind in _kinds(old[name], new[name])]
     for one, other, kind in compared:
-        values = [_in_limits(row, kind, side) for row, side in ((one, before), (other, after))]
+        values = _comparable((one, before), (other, after), kind)
+        if not all(min(side) > 0 for side in values):
+            if min(values[0]) > 0 or min(values[1]) > 0:
+                lines.append(f"{_name(other)}: {KINDS[kind].title} is none in a round of one side")
+            continue
         ratio, low, high = interval(*values, level=LEVEL / len(compared))
         if not low <= 1 <= high and abs(math.log(ratio)) > WORTH:
             better = (ratio > 1) == KINDS[kind].more_is_better
@@ -65,12 +71,17 @@ def _kinds(one: Row, other: Row) -> Iterator[str]:
         yield from (kind for kind in (MAIN[one["scenario"]], "cpu", "peak") if kind in figures(one))
 
 
-def _in_limits(row: Row, kind: str, results: dict[str, Any]) -> list[float]:
-    values = figures(row)[kind]
-    speeds = limits(results["rows"], row["subject"])
-    if kind not in TIMES or len(speeds) != len(values):
-        return values
-    return [value * speed ** TIMES[kind] for value, speed in zip(values, speeds, strict=True)]
+def _comparable(one: tuple[Row, Results], other: tuple[Row, Results], kind: str) -> list[list[float]]:
+    """Return both sides' figures: in units of the limit of their rounds if both have it, as they are if not."""
+    sides = [(figures(row)[kind], limits(results, row["subject"]), results) for row, results in (one, other)]
+    if kind not in TIMES or any(len(values) != len(speeds) for values, speeds, _ in sides):
+        return [values for values, _, _ in sides]
+    units = []
+    for values, speeds, results in sides:
+        # More cores make more images a second, and no single image faster.
+        cores = 1 if TIMES[kind] < 0 else results["machine"]["cores"]
+        units.append([value * (speed / cores) ** TIMES[kind] for value, speed in zip(values, speeds, strict=True)])
+    return units
 
 
 def _answers(one: Row, other: Row) -> Iterator[str]:

@@ -58,7 +58,10 @@ ENTRIES = {
     for entry in (
         Entry("limit", "the limit", "limit.py", scenarios=("offline",), agrees=False),
         Entry("medinfer", "medinfer", "ours.py", scenarios=ALL, providers=BOTH, varies=("tf32", "batch", "threads")),
-        Entry("command", "medinfer, to a CSV", "command.py", scenarios=("offline",), providers=BOTH),
+        Entry(
+            "command", "medinfer, to a CSV", "command.py",
+            scenarios=("offline",), providers=BOTH, varies=("tf32", "batch", "threads"),
+        ),
         Entry("naive", "naive loop", "naive.py", "float", scenarios=ALL, providers=BOTH),
         Entry("openvino", "OpenVINO, f32", "openvino_async.py", python=PEERS, needs="openvino"),
         Entry("ultralytics", "Ultralytics", "ultralytics_predict.py", "float", PEERS, "ultralytics"),

@@ -62,13 +62,12 @@ def stages(row: Row) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in found) for name in found[0]} if found else {}
 
 
-def limits(rows: Sequence[Row], subject: str) -> list[float]:
-    """Return the most images a second that a machine's cores could do, for each round: cores / CPU time of the parts.
-
-    The caller multiplies by the cores.
-    """
-    row = next((row for row in rows if row["subject"] == subject and row["contestant"] == "the limit"), None)
-    return [1000 / sum(sample["parts"].values()) for sample in row["samples"]] if row else []
+def limits(results: dict[str, Any], subject: str) -> list[float]:
+    """Return the most images a second that the machine could do, for each round: cores / CPU time of the parts."""
+    rows = (row for row in results["rows"] if (row["subject"], row["contestant"]) == (subject, "the limit"))
+    row = next(rows, None)
+    cores = results["machine"]["cores"]
+    return [1000 * cores / sum(sample["parts"].values()) for sample in row["samples"]] if row else []
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -8,6 +8,7 @@ The files are links to 600 drawn cells; the network is the smallest, so that eve
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def to_file(command: list[str], output: Path) -> str:
     with subprocess.Popen(command) as process:
         while process.poll() is None:
             time.sleep(POLL)
-            journals = [path.stat().st_size for path in output.parent.iterdir() if path != output]
+            journals = [entry.stat().st_size for entry in _present(output.parent) if entry.name != output.name]
             # The first line is the header.
             if not first and max(journals, default=0) > 1500:
                 first = time.monotonic() - start
@@ -72,6 +73,16 @@ def to_file(command: list[str], output: Path) -> str:
     return f"to a file: first record after {first:.2f} s; " + ", ".join(
         f"{mb:.0f} MB at {share:.0%}" for share, mb in parts
     )
+
+
+def _present(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the files of a folder that have not gone while it was read."""
+    found = []
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            entry.stat()
+            found.append(entry)
+    return found
 
 
 def _linked(images: Path, files: int) -> Path:

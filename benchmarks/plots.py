@@ -39,8 +39,13 @@ def _latencies(axes: Any, rows: list[Row]) -> bool:
     """Draw how many of a contestant's images were answered within how long."""
     rows = [row for row in rows if row["scenario"] == "single"]
     for row in rows:
+        name = ", ".join(word for word in (row["contestant"], how(row)) if word)
         values = sorted(value for sample in row["samples"] for value in sample["latencies"])
-        axes.plot(values, [i / len(values) for i in range(len(values))], label=row["contestant"])
+        axes.plot(
+            values,
+            [i / len(values) for i in range(len(values))],
+            label=name if not row["agreement"] or row["agreement"]["agrees"] else f"{name} (disagrees)",
+        )
     axes.set(xscale="log", xlabel="ms from the path to the answer", ylabel="share of images")
     return bool(rows)
 

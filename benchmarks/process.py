@@ -16,6 +16,7 @@ from typing import Any
 from medinfer.errors import MedonnxError
 from medinfer.stream import available_cores
 
+LONGEST = 1800
 PACKAGES = ("medonnx", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python-headless", "torch")
 
 
@@ -42,11 +43,19 @@ def run(python: Path, script: Path, task: dict[str, Any]) -> dict[str, Any]:
             env={**os.environ, "BENCHMARK_STARTED": repr(start)},
             text=True,
         )
-        output, words = done.communicate()
+        try:
+            output, words = done.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            done.kill()
+            done.communicate()
+            raise ContestantError(f"{script.name}: not done after {LONGEST} s") from None
         wall = time.time() - start
     if done.returncode:
         raise ContestantError(f"{script.name}: ended with {done.returncode}: {' '.join(words.split()[-40:])}")
-    told = json.loads(output.splitlines()[-1])
+    try:
+        told = json.loads(output.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise ContestantError(f"{script.name}: ended without a report: {output[-200:]!r}") from None
     others = _busy() - busy - (_children() - own)
     return {**told, "wall": wall, "others": max(0.0, others / wall)}
 

@@ -70,7 +70,7 @@ def write(results: dict[str, Any], folder: Path) -> None:
 
 def _section(results: dict[str, Any], subject: str, scenario: str, rows: Sequence[Row]) -> str:
     kinds = SHOWN[scenario]
-    limit = limits(results["rows"], subject)
+    limit = limits(results, subject)
     ranked = sorted(
         (row for row in rows if row["samples"] and row["contestant"] != "the limit"),
         key=lambda row: median(row, MAIN[scenario]) * (-1 if KINDS[MAIN[scenario]].more_is_better else 1),
@@ -83,7 +83,7 @@ def _section(results: dict[str, Any], subject: str, scenario: str, rows: Sequenc
         parts = next(row for row in rows if row["contestant"] == "the limit")["samples"]
         each = {name: statistics.median(one["parts"][name] for one in parts) for name in parts[0]["parts"]}
         told = ", ".join(f"{name} {value:.2f} ms" for name, value in each.items())
-        text += f"The limit is {cores * statistics.median(limit):.1f} images/s: {cores} cores / ({told}).\n\n"
+        text += f"The limit is {statistics.median(limit):.1f} images/s: {cores} cores / ({told}).\n\n"
     text += _table(results, scenario, kinds, agreeing, limit)
     for row in agreeing:
         if found := stages(row):
@@ -107,9 +107,7 @@ def _table(
         name = row["contestant"] + (f" ({how(row)})" if how(row) else "")
         cells = [name, *(f"{median(row, kind):.{KINDS[kind].digits}f}" for kind in kinds)]
         if in_limits:
-            ratios = [
-                rate / one / results["machine"]["cores"] for rate, one in zip(figures(row)["rate"], limit, strict=False)
-            ]
+            ratios = [rate / one for rate, one in zip(figures(row)["rate"], limit, strict=False)]
             cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         lines.append("| " + " | ".join([*cells, *_answers(row)]) + " |")
     return "\n".join(lines) + "\n"
@@ -122,7 +120,8 @@ def _answers(row: Row) -> list[str]:
     sign = "logit" if found["of"] == "logits" else "p"
     quality = [found.get(name) for name in ("accuracy", "macro_auc")]
     told = ", ".join("-" if value is None else f"{value:.3f}" for value in quality) if any(quality) else ""
-    return [f"{found['max_difference']:.0e} of a {sign}", str(found["flips"]), told]
+    difference = found["max_difference"]
+    return ["-" if difference is None else f"{difference:.0e} of a {sign}", str(found["flips"]), told]
 
 
 def _note(results: dict[str, Any]) -> str:

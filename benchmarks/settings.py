@@ -11,6 +11,7 @@ from medinfer.errors import SpecError, UsageError
 from medinfer.schema import Schema, schema
 
 FOLDER = Path(__file__).parent / "settings"
+PROVIDERS = ("cpu", "cuda")
 SCENARIOS = ("cold", "single", "offline", "server")
 
 
@@ -36,7 +37,7 @@ class Settings(Schema):
 
     Attributes:
         subjects: Networks and their images.
-        contestants: Names in `contestants.py`; the limit always takes part.
+        contestants: Names in `entries.py`; the limit always takes part.
         scenarios: `cold` is the first answer of a new process, `single` one image after another, `offline` a folder,
             `server` random arrivals.
         providers: cpu, cuda.
@@ -64,6 +65,9 @@ class Settings(Schema):
         for scenario in self.scenarios:
             if scenario not in SCENARIOS:
                 raise SpecError("scenarios", f"{scenario!r} is not one of {', '.join(SCENARIOS)}")
+        for provider in self.providers:
+            if provider not in PROVIDERS:
+                raise SpecError("providers", f"{provider!r} is not one of {', '.join(PROVIDERS)}")
         for name in ("images", "rounds"):
             if getattr(self, name) < 1:
                 raise SpecError(name, f"{getattr(self, name)} is less than 1")

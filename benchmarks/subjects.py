@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+import medexport
 from benchmarks.corpus import corpus
 from benchmarks.settings import Subject
 from benchmarks.untrained import classifier
@@ -45,8 +46,10 @@ class Prepared:
 
     @property
     def folder(self) -> Path:
-        """Where its forms lie: another checkpoint has another folder."""
-        return FOLDER / f"{self.name}-{hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()[:12]}"
+        """Where its forms lie: another checkpoint, or another exporter, has another folder."""
+        exporter = b"".join(path.read_bytes() for path in sorted(Path(medexport.__file__).parent.glob("*.py")))
+        digest = hashlib.sha256(self.checkpoint.read_bytes() + exporter).hexdigest()
+        return FOLDER / f"{self.name}-{digest[:12]}"
 
     def form(self, kind: str) -> Path:
         """Return the `checkpoint`, an ONNX file that takes `pixels` or a `float` tensor, or the folder `hf`."""

@@ -20,7 +20,7 @@ from benchmarks.verdict import verdict
 from medinfer.progress import Progress
 
 FORMAT = 1
-SERVER_SECONDS = 1.5
+SERVER_ARRIVALS = 100
 
 
 class Turn(NamedTuple):
@@ -48,6 +48,8 @@ def measure_all(settings: Settings, command: str, progress: Progress | None = No
         if entry.runs(setting)
     ]
     turns = list(dict.fromkeys(turns))
+    idle = [entry.title for entry in taking_part if all(turn.entry != entry for turn in turns)]
+    absent |= dict.fromkeys(idle, "runs in none of these settings")
     progress.total = len(turns) * (settings.rounds + 1)
     samples: dict[Turn, list[dict[str, Any]]] = {turn: [] for turn in turns}
     failed: dict[Turn, str] = {}
@@ -82,22 +84,28 @@ def _sample(turn: Turn, settings: Settings) -> dict[str, Any]:
         "batch": setting.batch or entry.batch,
         "provider": setting.provider,
         "tf32": setting.tf32,
-        "seconds": SERVER_SECONDS,
+        "arrivals": SERVER_ARRIVALS,
         "p99_ms": settings.p99_ms,
         "setting": entry.setting,
     }
     told = run(entry.python, SCRIPTS / entry.script, task)
-    answers = told.pop("answers", None)
-    if answers and entry.agrees:
+    answers = told.pop("answers")
+    if len(answers) != len(task["images"]):
+        raise ContestantError(f"{entry.script}: answered {len(answers)} of {len(task['images'])} images")
+    if entry.agrees:
         precision = "tf32" if setting.tf32 else "fp32"
-        told["agreement"] = verdict(subject, np.array(answers, np.float32), told["kind"], precision)
+        try:
+            rows = np.array(answers, np.float32)
+        except ValueError as error:
+            raise ContestantError(f"{entry.script}: its answers are no table: {error}") from None
+        told["agreement"] = verdict(subject, rows, told["kind"], precision)
     return told
 
 
 def _row(turn: Turn, samples: Sequence[dict[str, Any]], failure: str | None) -> dict[str, Any]:
     """Put a row together; the first round warmed the page cache and is dropped."""
     found = [sample.pop("agreement") for sample in samples if "agreement" in sample]
-    worst = max(found, key=lambda one: (not one["agrees"], one["flips"], one["max_difference"]), default=None)
+    worst = max(found, key=lambda one: (not one["agrees"], one["flips"], one["max_difference"] or 0), default=None)
     row = {"subject": turn.subject.name, "contestant": turn.entry.title, **turn.setting.to_json()}
     row |= {"images": 1 if turn.setting.scenario == "cold" else len(turn.subject.images), "agreement": worst}
     return {**row, "failure": failure, "samples": list(samples[1:])}

@@ -25,12 +25,16 @@ def verdict(subject: Prepared, answers: npt.NDArray[np.float32], kind: str, prec
         precision: What may be rounded: a row of `medinfer.agreement.TOLERANCES`.
     """
     reference = subject.reference[: len(answers)]
+    temperature = subject.spec.calibration.temperature
+    if not np.isfinite(answers).all() or answers.shape != reference.shape:
+        return {"of": kind, "max_difference": None, "agrees": False, "flips": len(answers)}
     if kind == "logits":
-        probabilities = softmax(answers)
-        found = compare(reference, answers, probabilities.astype(np.float32), precision=precision)
+        probabilities = softmax(answers, temperature)
+        observed = probabilities.astype(np.float32)
+        found = compare(reference, answers, observed, precision=precision, temperature=temperature)
         told = {"max_difference": found.max_difference, "agrees": found.agrees, "flips": len(found.flips)}
     else:
-        probabilities, wanted = answers.astype(np.float64), softmax(reference)
+        probabilities, wanted = answers.astype(np.float64), softmax(reference, temperature)
         difference = float(np.abs(probabilities - wanted).max())
         flips = int((probabilities.argmax(axis=1) != wanted.argmax(axis=1)).sum())
         told = {"max_difference": difference, "agrees": difference <= PROBABILITY_TOLERANCE, "flips": flips}

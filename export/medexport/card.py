@@ -6,13 +6,17 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from medinfer.command import DISCLAIMER
+from medinfer.errors import SpecError, UsageError
+from medtrain.author import Card
 from medtrain.checkpoint import Checkpoint
 
-MISSING = "**Missing**: to be given by the author in the recipe, under `[card]`."
+MISSING = "**Missing**: to be given by the author, in the recipe under `[card]` or by `--author`."
 QUESTIONS = {
     "intended_use": "Intended use",
     "users": "Intended users",
@@ -29,28 +33,44 @@ QUESTIONS = {
 ROWS = ("accuracy", "balanced_accuracy", "macro_auc", "sensitivity", "specificity", "brier", "nll", "ece")
 
 
-def missing(checkpoint: Checkpoint) -> list[str]:
+def author(checkpoint: Checkpoint, file: Path | None = None) -> Card:
+    """Return what the author says: the recipe's table `[card]`, and over it the fields of a TOML file.
+
+    Raises:
+        UsageError: The file cannot be read, or holds something else.
+    """
+    given = dict(checkpoint.recipe.get("card", {}))
+    try:
+        return Card.from_json(given | (tomllib.loads(file.read_text(encoding="utf-8")) if file else {}))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, SpecError) as error:
+        raise UsageError(f"{file or 'the recipe'}: {error}", hint=f"Known are {', '.join(QUESTIONS)}.") from None
+
+
+def missing(said: Card) -> list[str]:
     """Return the fields that the author has not given."""
-    given = checkpoint.recipe.get("card", {})
-    return [name for name in QUESTIONS if not str(given.get(name) or "").strip()]
+    return [name for name in QUESTIONS if not getattr(said, name).strip()]
 
 
-def card(checkpoint: Checkpoint, sha256: str) -> str:
+def card(checkpoint: Checkpoint, said: Card, sha256: str) -> str:
     """Return a checkpoint's card in Markdown; `sha256` is of its file."""
     spec, recipe = checkpoint.spec, checkpoint.recipe
-    given: Mapping[str, Any] = recipe.get("card", {})
-    told = {name: str(given.get(name) or "").strip() or MISSING for name in QUESTIONS}
+    told = {name: getattr(said, name).strip() or MISSING for name in QUESTIONS}
     sections = {
         "Use": _list((QUESTIONS[name], told[name]) for name in ("intended_use", "users", "population", "out_of_scope")),
         "Input and output": _list(_contract(checkpoint)),
         "Data": _data(checkpoint)
         + _list((QUESTIONS[name], told[name]) for name in ("data_source", "data_licence", "reference_standard")),
         "Training": _list(_training(checkpoint, sha256)),
-        "Performance on the test images": _performance(checkpoint.metrics.get("test", {}), spec.classes),
+        "Performance on the test images": _performance(checkpoint.metrics.get("test", {}), _cells(spec.classes)),
         "Limits": _list((QUESTIONS[name], told[name]) for name in ("limitations", "fairness", "monitoring", "contact")),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"# {spec.name}: {recipe.get('title', '')}\n\n**{DISCLAIMER}**\n\n{body}\n"
+
+
+def _cells(names: Sequence[str]) -> list[str]:
+    """Return names as cells of a table."""
+    return [name.replace("|", "\\|") for name in names]
 
 
 def _contract(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
@@ -71,7 +91,7 @@ def _data(checkpoint: Checkpoint) -> str:
     if not counts:
         return ""
     classes = checkpoint.spec.classes
-    lines = ["| split | " + " | ".join(classes) + " |", "|---|" + "---|" * len(classes)]
+    lines = ["| split | " + " | ".join(_cells(classes)) + " |", "|---|" + "---|" * len(classes)]
     lines += [
         f"| {split} | " + " | ".join(str(row.get(name, 0)) for name in classes) + " |" for split, row in counts.items()
     ]
@@ -100,7 +120,7 @@ def _training(checkpoint: Checkpoint, sha256: str) -> Iterator[tuple[str, str]]:
     yield "Images and labels", f"sha256 {provenance.data_sha256}"
 
 
-def _performance(test: Mapping[str, Any], classes: tuple[str, ...]) -> str:
+def _performance(test: Mapping[str, Any], classes: Sequence[str]) -> str:
     if not test:
         return "Not measured yet: the run was not finished."
     ranges = test.get("intervals", {})
@@ -131,4 +151,4 @@ def _rate(point: Mapping[str, Any], kind: str) -> str:
 
 
 def _list(pairs: Any) -> str:
-    return "\n".join(f"- **{name}**: {value}" for name, value in pairs)
+    return "\n".join(f"- **{name}**: {' '.join(str(value).split())}" for name, value in pairs)

@@ -255,26 +255,29 @@ def _report(agreement: Agreement, reference: ReferenceImages, *, as_json: bool, 
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="By default standard output.")
 @click.option("--overwrite", is_flag=True, help="Replace the output file if it exists.")
+@click.option("--author", type=click.Path(path_type=Path), help="A TOML file with what only the author can say.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 2 and name the author's fields that are missing.")
-def card(checkpoint: Path, output: Path | None, overwrite: bool, check: bool) -> None:
+def card(checkpoint: Path, output: Path | None, overwrite: bool, author: Path | None, check: bool) -> None:
     """Write a CHECKPOINT's model card in Markdown; what its author has not said is marked as missing."""
     require_torch()
-    from medexport.card import card as text, missing
+    from medexport.card import author as said_by, card as text, missing
     from medexport.source import sha256
     from medinfer.errors import UsageError
     from medinfer.files import atomic_file, refuse_existing
     from medtrain.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint)
-    absent = missing(loaded)
+    said = said_by(loaded, author)
+    absent = missing(said)
     if check:
         if absent:
             raise UsageError(
-                f"{checkpoint}: the card lacks {', '.join(absent)}", hint="Give them in the recipe: [card]"
+                f"{checkpoint}: the card lacks {', '.join(absent)}",
+                hint="Give them in the recipe, [card], or by --author.",
             )
         click.echo("The card is complete.")
         return
-    written = text(loaded, sha256(checkpoint))
+    written = text(loaded, said, sha256(checkpoint))
     if output is None:
         click.echo(written, nl=False)
         return

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.intervals import Interval, bootstrap, wilson
+from medinfer.intervals import proportion
 from medinfer.metrics import Labels, Probabilities, measure
 from medinfer.spec import ModelSpec
 from medinfer.uncertainty import intervals
@@ -41,7 +41,8 @@ def positives(
 ) -> tuple[Array, Array]:
     """Return which images are of a positive class, bool (n,), and p(positive), float (n,)."""
     chosen = [list(classes).index(name) for name in positive]
-    return np.isin(labels, chosen), probabilities[:, chosen].sum(axis=1)
+    # In float64, as a rule of the runtime sums them.
+    return np.isin(labels, chosen), probabilities[:, chosen].astype(np.float64).sum(axis=1)
 
 
 def rates(ill: Array, called: Array, patients: Array | None = None) -> dict[str, Any]:
@@ -54,22 +55,10 @@ def rates(ill: Array, called: Array, patients: Array | None = None) -> dict[str,
     """
     found: dict[str, Any] = {}
     for name, right, chosen in (("sensitivity", called, ill), ("specificity", ~called, ~ill)):
-        there = bool(chosen.any())
-        interval = _interval(right[chosen], None if patients is None else patients[chosen]) if there else None
-        found[name] = float(right[chosen].mean()) if there else None
+        interval = proportion(right[chosen], None if patients is None else patients[chosen])
+        found[name] = float(right[chosen].mean()) if interval else None
         found[f"{name}_interval"] = [interval.low, interval.high] if interval else None
     return found
-
-
-def _interval(right: Array, patients: Array | None) -> Interval | None:
-    if patients is None:
-        return wilson(int(right.sum()), len(right))
-    rights = right.astype(np.float64)
-
-    def share(weights: Array) -> Array:
-        return np.asarray(weights @ rights / weights.sum(axis=1))[:, None]
-
-    return bootstrap(share, np.zeros(len(rights), int), patients)[0]
 
 
 def as_text(evaluated: dict[str, Any]) -> str:

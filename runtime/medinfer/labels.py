@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,13 +54,25 @@ def _rows(table: Path, root: Path, split: str | None) -> list[Labelled]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
             missing = {"path", "label", *(["split"] if split is not None else [])} - set(columns)
             if missing:
                 raise UsageError(f"{table}: no column {', '.join(sorted(missing))}; there is {', '.join(columns)}")
-            rows = [row for row in reader if split is None or row["split"] == split]
+            if len(set(columns)) < len(columns):
+                raise UsageError(f"{table}: a column stands twice: {', '.join(columns)}")
+            rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{table}: {error}") from None
-    if any(row["path"] is None or row["label"] is None for row in rows):
-        raise UsageError(f"{table}: a row without path or label")
-    return [Labelled(str(root / row["path"]), row["label"], row.get("patient") or None) for row in rows]
+    found = [
+        Labelled(str(root / row["path"]), row["label"], row.get("patient") or None)
+        for row in rows
+        if split is None or row["split"] == split
+    ]
+    empty = next((i for i, row in enumerate(rows, 2) if not row["path"] or not row["label"]), None)
+    if empty:
+        raise UsageError(f"{table}: line {empty} lacks a path or a label")
+    twice = [path for path, count in Counter(one.path for one in found).items() if count > 1]
+    if twice:
+        raise UsageError(f"{table}: {twice[0]} stands in it more than once")
+    return found

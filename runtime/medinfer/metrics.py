@@ -55,7 +55,7 @@ def measure(
     each = sk.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=np.nan)
     support = each[3]
     seen = np.unique(labels)
-    calibration = Calibration(labels, probabilities)
+    reliability = Reliability(labels, probabilities)
     measured: dict[str, Any] = {
         "images": len(labels),
         "accuracy": float(np.mean(predicted == labels)),
@@ -73,10 +73,10 @@ def measure(
         },
         "macro": {key: _defined(np.mean(each[column])) for column, key in enumerate(PER_CLASS)},
         "weighted": {key: _weighted(each[column], support) for column, key in enumerate(PER_CLASS)},
-        "brier": float(calibration.brier.mean()),
-        "nll": float(calibration.nll.mean()),
-        "ece": calibration.error(calibration.equal_width),
-        "ece_mass": calibration.error(calibration.equal_mass),
+        "brier": float(reliability.brier.mean()),
+        "nll": float(reliability.nll.mean()),
+        "ece": reliability.error(reliability.equal_width),
+        "ece_mass": reliability.error(reliability.equal_mass),
         "confusion_matrix": sk.confusion_matrix(labels, predicted, labels=indices).tolist(),
         **_sensitivity_and_specificity(labels, predicted, classes, positive),
     }
@@ -91,7 +91,7 @@ def macro_auc(labels: Labels, probabilities: Probabilities) -> float | None:
     return None if None in areas else float(np.mean(areas))  # type: ignore[arg-type]
 
 
-class Calibration:
+class Reliability:
     """For `measure` and its intervals: what each image says of how far its probabilities can be believed."""
 
     def __init__(self, labels: Labels, probabilities: Probabilities) -> None:
@@ -101,16 +101,14 @@ class Calibration:
         self.nll = -np.log(np.maximum(p[np.arange(len(p)), labels], SMALLEST))
         self.confidence, self.correct = p.max(axis=1), p.argmax(axis=1) == labels
         self.equal_width = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
-        order = np.argsort(self.confidence, kind="stable")
-        self.equal_mass = np.empty(len(p), int)
-        self.equal_mass[order] = np.arange(len(p)) * BINS // len(p)
+        # Images of one confidence share a bin, whatever their order.
+        rank = np.searchsorted(np.sort(self.confidence), self.confidence, "left")
+        self.equal_mass = rank * BINS // len(p)
 
-    def error(self, bins: Array, weights: Array | None = None) -> Any:
-        """Return the expected calibration error: a float, or (resamples,) for weights (resamples, n)."""
-        gaps = np.eye(BINS)[bins] * (self.confidence - self.correct)[:, None]
-        if weights is None:
-            return float(np.abs(gaps.sum(axis=0)).sum() / len(gaps))
-        return np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1)
+    def error(self, bins: Array) -> float:
+        """Return the expected calibration error."""
+        gaps = np.bincount(bins, weights=self.confidence - self.correct, minlength=BINS)
+        return float(np.abs(gaps).sum() / len(bins))
 
 
 def _area(score: Any, truth: Array, scores: Array) -> float | None:
@@ -142,12 +140,11 @@ def _reasons(
     """Say of each metric that is None why it is."""
     found: dict[str, str] = {}
     for i, (name, row) in enumerate(measured["per_class"].items()):
-        if not (labels == i).any():
-            found |= {f"{key} of {name}": f"no image of {name}" for key in row if row[key] is None}
-        elif not (predicted == i).any():
-            found |= {f"{key} of {name}": f"nothing was called {name}" for key in PER_CLASS if row[key] is None}
-        elif row["auc"] is None:
-            found |= {f"{key} of {name}": f"only images of {name}" for key in ("auc", "average_precision")}
+        there, called = (labels == i).any(), (predicted == i).any()
+        why = f"no image of {name}" if not there else f"nothing was called {name}"
+        found |= {f"{key} of {name}": why for key in PER_CLASS if row[key] is None and not (there and called)}
+        why = f"no image of {name}" if not there else f"only images of {name}"
+        found |= {f"{key} of {name}": why for key in ("auc", "average_precision") if row[key] is None}
     for key in ("macro_auc", "macro_average_precision"):
         if measured[key] is None:
             found[key] = "a class has no images, or no others"

@@ -8,6 +8,7 @@ import random
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from click.testing import CliRunner
 from medinfer.errors import UsageError
 
 ROUNDS, IMAGES = 5, 100
+TEMPERATURE = 1.5
+SPEC = SimpleNamespace(classes=("a", "b"), calibration=SimpleNamespace(temperature=TEMPERATURE))
 AGREES = {"of": "logits", "max_difference": 1e-6, "agrees": True, "flips": 0, "accuracy": 0.9, "macro_auc": 0.95}
 
 
@@ -88,6 +91,31 @@ def test_a_disagreement_is_named_whatever_its_speed():
     assert "naive loop: accuracy was 0.9, is 0.87, WORSE" in told
 
 
+def test_more_cores_are_no_change_of_the_program():
+    """Twice the cores do twice the images, and so does the limit."""
+    after = whole(1)
+    for one in after["rows"]:
+        for sample in one["samples"]:
+            sample["end"] -= (sample["end"] - sample["ready"]) / 2 if one["scenario"] == "offline" else 0
+    after["machine"]["cores"] = 4
+    assert changes(whole(0), after) == []
+
+
+def test_without_a_limit_on_one_side_figures_are_compared_as_they_are():
+    after = whole(1)
+    after["rows"] = [one for one in after["rows"] if one["contestant"] != "the limit"]
+    assert changes(whole(0), after) == ["net offline the limit: only before"]
+
+
+def test_a_server_that_holds_no_rate_is_told():
+    before, after = (results(row("medinfer", "server", seed=seed)) for seed in (0, 1))
+    for one, rate in ((before, 50.0), (after, 0.0)):
+        for sample in one["rows"][0]["samples"]:
+            sample["rate"] = rate
+    assert changes(before, after) == ["net server medinfer: requests/s is none in a round of one side"]
+    assert changes(after, after) == []
+
+
 def test_a_failure_and_a_row_that_is_gone_are_named():
     after = whole(1)
     after["rows"][1] = {**after["rows"][1], "failure": "ended with 1", "samples": []}
@@ -145,7 +173,7 @@ def test_settings_leave_out_what_means_nothing():
     assert not any(one.batch for one in found if one.scenario == "single")
 
 
-@pytest.mark.parametrize("text", ["rounds = 0", "scenarios = ['offlin']", "surprise = 1", "x ="])
+@pytest.mark.parametrize("text", ["rounds = 0", "providers = ['gpu']", "scenarios = ['offlin']", "surprise = 1", "x ="])
 def test_settings_that_cannot_be_used_are_refused(tmp_path, text):
     path = tmp_path / "mine.toml"
     path.write_text(f"subjects = [{{ name = 'a' }}]\n{text}\n")
@@ -164,15 +192,18 @@ def test_the_settings_that_come_along_are_sound(path):
 def test_a_verdict_on_logits_and_on_probabilities(tmp_path, monkeypatch):
     reference = np.float32([[2, 0], [0, 3], [1, 0]])
     subject = Prepared("net", tmp_path / "none.pt", ("a/1.png", "b/2.png", "b/3.png"), tmp_path)
-    vars(subject).update(reference=reference, labels=["a", "b", "b"], spec=type("Spec", (), {"classes": ("a", "b")}))
+    vars(subject).update(reference=reference, labels=["a", "b", "b"], spec=SPEC)
     same = verdict(subject, reference + np.float32(1e-5), "logits", "fp32")
     assert (same["agrees"], same["flips"], same["accuracy"]) == (True, 0, pytest.approx(2 / 3))
     other = verdict(subject, reference[:, ::-1].copy(), "logits", "fp32")
     assert (other["agrees"], other["flips"], other["accuracy"]) == (False, 3, pytest.approx(1 / 3))
-    powers = np.exp(reference)
+    powers = np.exp(reference / TEMPERATURE)
     probabilities = powers / powers.sum(axis=1, keepdims=True)
     assert verdict(subject, probabilities.round(6), "probabilities", "fp32")["agrees"]
     assert not verdict(subject, probabilities + np.float32([[2e-4, -2e-4]]), "probabilities", "fp32")["agrees"]
+    nothing = verdict(subject, np.full_like(reference, np.nan), "logits", "fp32")
+    assert (nothing["agrees"], nothing["flips"]) == (False, 3)
+    assert not verdict(subject, reference[:, :1], "logits", "fp32")["agrees"]
 
 
 FAKE = """
@@ -182,11 +213,12 @@ class Fake:
     def __init__(self, task):
         if task.setting == "broken":
             raise SystemExit("no such thing")
-        self.answer = [float(task.setting or 0), 0.0]
+        self.few = task.setting == "few"
+        self.answer = [3.0 if self.few else float(task.setting or 0), 0.0]
     def one(self, path):
         return self.answer
     def many(self, paths):
-        return map(self.one, paths)
+        return map(self.one, paths[:1] if self.few else paths)
 
 main(Fake)
 """
@@ -199,7 +231,7 @@ def stage(tmp_path, monkeypatch):
     scripts.mkdir()
     (scripts / "fake.py").write_text(FAKE)
     (scripts / "protocol.py").write_text((Path(suite.__file__).parent / "contestants" / "protocol.py").read_text())
-    named = {"right": "3", "wrong": "-3", "broken": "broken"}
+    named = {"right": "3", "wrong": "-3", "broken": "broken", "few": "few"}
     fakes = {
         name: Entry(name, name, "fake.py", "checkpoint", Path(sys.executable), "json", setting)
         for name, setting in named.items()
@@ -214,7 +246,7 @@ def stage(tmp_path, monkeypatch):
     vars(subject).update(
         reference=np.float32([[3, 0]] * 3) + np.float32([[0, 0], [0, 0], [1e-5, 0]]),
         labels=[None] * 3,
-        spec=type("Spec", (), {"classes": ("a", "b")}),
+        spec=SPEC,
     )
     monkeypatch.setattr(suite, "prepare", lambda named, images: subject)
 
@@ -222,7 +254,8 @@ def stage(tmp_path, monkeypatch):
 def test_a_run_from_end_to_end(stage, tmp_path):
     settings = tmp_path / "mine.toml"
     settings.write_text(
-        'contestants = ["right", "wrong", "broken", "gone"]\nscenarios = ["cold", "single", "offline"]\nrounds = 2\n'
+        'contestants = ["right", "wrong", "broken", "gone", "few"]\n'
+        'scenarios = ["cold", "single", "offline"]\nrounds = 2\n'
         'subjects = [{ name = "net" }]\n'
     )
     out = tmp_path / "results.json"
@@ -234,7 +267,9 @@ def test_a_run_from_end_to_end(stage, tmp_path):
     assert rows["wrong", "offline"]["agreement"]["flips"] == 3
     assert [len(one["samples"]) for one in found["rows"] if one["contestant"] == "right"] == [2, 2, 2]
     assert "no such thing" in rows["broken", "cold"]["failure"]
+    assert "answered 1 of 3 images" in rows["few", "offline"]["failure"]
     assert "nowhere" in found["absent"]["gone"]
+    assert found["absent"]["the limit"] == "runs in none of these settings"
     assert all(one["first"] > 0 for one in rows["right", "cold"]["samples"])
     assert len(rows["right", "single"]["samples"][0]["latencies"]) == 3
     worse = copy.deepcopy(found)

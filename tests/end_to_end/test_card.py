@@ -29,14 +29,22 @@ def test_an_incomplete_card_is_exit_2_and_names_what_is_missing(chain, run):
     assert done.stdout == ""
 
 
-def test_what_the_author_says_in_the_recipe_stands_in_the_card(chain, run, tmp_path):
-    import torch
+def test_what_the_author_says_stands_in_the_card(chain, run, tmp_path):
+    from medexport.card import QUESTIONS
 
-    checkpoint = torch.load(chain / "ckpt.pt", weights_only=True)
-    said = {name: f"said of {name}" for name in checkpoint["recipe"]["card"]}
-    checkpoint["recipe"]["card"] = said
-    torch.save(checkpoint, tmp_path / "said.pt")
-    assert run("medexport", "card", str(tmp_path / "said.pt"), "--check", cwd=chain).returncode == 0
-    text = run("medexport", "card", str(tmp_path / "said.pt"), cwd=chain).stdout
+    said = {name: f"said of {name}\\nand more" for name in QUESTIONS}
+    (tmp_path / "author.toml").write_text("\n".join(f'{name} = "{words}"' for name, words in said.items()))
+    words = ("card", "ckpt.pt", "--author", str(tmp_path / "author.toml"))
+    assert run("medexport", *words, "--check", cwd=chain).returncode == 0
+    text = run("medexport", *words, cwd=chain).stdout
     assert "**Missing**" not in text
-    assert all(words in text for words in said.values())
+    assert all(f"said of {name} and more" in text for name in QUESTIONS)
+    (tmp_path / "author.toml").write_text("inteded_use = 'x'")
+    refused = run("medexport", *words, cwd=chain)
+    assert refused.returncode == 2
+    assert "inteded_use" in refused.stderr
+
+
+def test_a_run_goes_on_when_only_the_card_has_changed(chain, run):
+    words = ("fit", "phantom", "--recipe", "phantom", "--set", "card.contact='me'", "--resume")
+    assert run("medtrain", *words, cwd=chain).returncode == 0

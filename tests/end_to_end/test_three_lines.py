@@ -64,10 +64,16 @@ def test_a_table_of_labels_measures_as_the_folders_do(chain, run, tmp_path):
     told = run("medinfer", "evaluate", str(tmp_path / "labels.csv"), "--root", ".", *words, cwd=chain)
     whole = run("medinfer", "evaluate", "phantom/test", *words, cwd=chain)
     assert json.loads(told.stdout) == json.loads(whole.stdout)
-    (tmp_path / "bare.csv").write_text("path\na.png\n")
-    refused = run("medinfer", "evaluate", str(tmp_path / "bare.csv"), "--provider", "cpu", cwd=chain)
-    assert refused.returncode == 2
-    assert "no column label" in refused.stderr
+    for table, told in (
+        ("path\na.png\n", "no column label"),
+        ("path,label,label\n", "stands twice"),
+        ("path,label\n,x\n", "line 2 lacks a path"),
+        ("path,label\na.png,x\na.png,x\n", "a.png stands in it more than once"),
+    ):
+        (tmp_path / "bad.csv").write_text(table)
+        refused = run("medinfer", "evaluate", str(tmp_path / "bad.csv"), "--provider", "cpu", cwd=chain)
+        assert refused.returncode == 2
+        assert told in refused.stderr
 
 
 def test_an_earlier_result_is_never_overwritten_unasked(chain, run):

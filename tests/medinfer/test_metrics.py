@@ -117,8 +117,8 @@ def test_calibration_is_as_worked_by_hand():
     assert measured["brier"] == pytest.approx((2 * 0.1**2 + 2 * 0.6**2 + 2 * 0.4**2) / 3)
     assert measured["nll"] == pytest.approx(-np.log([0.9, 0.4, 0.6]).mean())
     assert measured["ece"] == pytest.approx((0.1 + 0.2) / 3)
-    # One image in each bin of equal counts.
-    assert measured["ece_mass"] == pytest.approx((0.1 + 0.6 + 0.4) / 3)
+    # Two images of one confidence share a bin of equal counts too.
+    assert measured["ece_mass"] == pytest.approx((0.1 + 0.2) / 3)
 
 
 def test_a_probability_of_nothing_for_the_truth_is_no_infinity():
@@ -137,3 +137,17 @@ def test_average_precision_is_that_of_the_ranking():
     ill = np.array([0.9, 0.8, 0.7, 0.1])
     measured = measure(np.array([1, 0, 1, 0]), np.column_stack([1 - ill, ill]), ("well", "ill"))
     assert measured["per_class"]["ill"]["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_the_order_of_the_images_decides_nothing():
+    labels = np.repeat([0, 1], 150)
+    probabilities = np.tile([0.9, 0.1], (300, 1))
+    shuffled = np.random.default_rng(0).permutation(300)
+    sorted_, mixed = measure(labels, probabilities, "ab"), measure(labels[shuffled], probabilities[shuffled], "ab")
+    assert sorted_["ece_mass"] == pytest.approx(mixed["ece_mass"]) == pytest.approx(0.4)
+
+
+def test_whatever_is_none_has_a_reason():
+    measured = measure(np.zeros(4, int), certain([1, 1, 1, 1]), CLASSES, ["ill"])
+    for name, row in measured["per_class"].items():
+        assert all(f"{key} of {name}" in measured["undefined"] for key, value in row.items() if value is None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from medinfer.intervals import bootstrap, delong, known_patients, wilson
+from medinfer.intervals import bootstrap, delong, known_patients, proportion, wilson
 from medinfer.metrics import PER_CLASS, measure
 from medinfer.uncertainty import _Resampled, intervals
 
@@ -70,8 +70,57 @@ def test_an_image_that_stands_twice_for_a_patient_is_one_witness():
     assert naive.high - naive.low < 0.8 * (once.high - once.low)
 
 
-def test_a_perfect_curve_has_no_interval():
-    assert delong(np.array([[True], [False]]), np.array([[0.9], [0.1]])) == (1.0, None)
+@pytest.mark.parametrize(
+    ("truth", "scores", "patients"),
+    [
+        ([1, 1, 0, 0], [0.9, 0.8, 0.2, 0.1], None),  # perfect
+        ([1, 0, 0, 0], [0.5, 0.9, 0.2, 0.1], None),  # one positive: how much another would differ is not known
+        ([1, 1, 0, 0], [0.9, 0.3, 0.5, 0.1], [0, 0, 1, 1]),  # a patient on either side
+        ([1, 1, 0, 0], [0.9, 0.3, 0.5, 0.1], [0, 0, 0, 0]),
+    ],
+)
+def test_a_curve_that_shows_no_chance_has_no_interval(truth, scores, patients):
+    groups = None if patients is None else np.array(patients)
+    assert delong(np.array(truth, bool)[:, None], np.array(scores)[:, None], groups)[1] is None
+
+
+def test_patients_of_one_kind_each_are_summed_as_in_the_paper():
+    """Obuchowski's formula where no patient stands on both sides, written out."""
+    labels, probabilities = answers(60, classes=2)
+    patients = np.where(labels == 1, np.arange(60) % 4, 100 + np.arange(60) % 5)
+    truth, scores = labels == 1, probabilities[:, 1]
+    pairs = scores[truth][:, None] > scores[~truth]
+    area, variance = pairs.mean(), 0.0
+    for side, values in ((truth, pairs.mean(axis=1)), (~truth, pairs.mean(axis=0))):
+        units = np.unique(patients[side])
+        sums = [(values - area)[patients[side] == unit].sum() for unit in units]
+        variance += len(units) / (len(units) - 1) * np.square(sums).sum() / side.sum() ** 2
+    found = delong(truth[:, None], scores[:, None], patients)[1]
+    half = 1.959964 * math.sqrt(variance) / (area * (1 - area))
+    assert found.high == pytest.approx(1 / (1 + math.exp(-(math.log(area / (1 - area)) + half))))
+
+
+def test_rates_over_patients_are_never_certain():
+    right = np.ones(6, bool)
+    all_right = proportion(right, np.array([0, 0, 1, 1, 2, 2]))
+    assert (all_right.low, all_right.high) == (wilson(3, 3).low, 1.0)
+    one_patient = proportion(np.array([True, False]), np.array([0, 0]))
+    assert one_patient.high - one_patient.low > 0.8
+    assert proportion(right, np.arange(6)) == wilson(6, 6)
+    assert proportion(right[:0]) is None
+
+
+def test_a_perfect_classifier_has_no_bootstrap_of_certainty():
+    labels = np.repeat([0, 1, 2], 7)
+    found = intervals(labels, np.eye(3)[labels] * 0.7 + 0.1, CLASSES)
+    assert found["balanced_accuracy"] is None
+    assert found["accuracy"]["low"] < 0.9
+
+
+def test_a_thousand_classes_are_measured():
+    labels = np.arange(40) % 20
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(1000), 40)
+    assert intervals(labels, probabilities, [str(i) for i in range(1000)])["accuracy"]["method"] == "Wilson"
 
 
 @given(st.integers(0, 10_000), st.integers(20, 80))
@@ -79,7 +128,7 @@ def test_drawn_once_each_the_images_give_what_is_measured(seed, count):
     labels, probabilities = answers(count, seed)
     probabilities = probabilities.round(2)  # with ties
     measured = measure(labels, probabilities, CLASSES, ["b", "c"])
-    resampled = _Resampled(labels, probabilities, 3, [1, 2])
+    resampled = _Resampled(labels, probabilities, 3)
     values = dict(zip(resampled.names, resampled(np.ones((1, count)))[0], strict=True))
     for name, value in values.items():
         if isinstance(name, tuple):
@@ -99,11 +148,18 @@ def test_intervals_have_the_shape_of_what_is_measured():
     assert set(found) == set(measured) - plain
     for name in CLASSES:
         assert set(found["per_class"][name]) == set(measured["per_class"][name]) - {"support"}
+    assert found["ece"] is None
     for name in set(found) - {"per_class", "macro", "weighted", "ece", "ece_mass"}:
         assert found[name]["low"] <= measured[name] <= found[name]["high"], name
     assert found["accuracy"]["method"] == found["per_class"]["a"]["recall"]["method"] == "Wilson"
     assert found["macro_auc"]["method"] == "DeLong"
     assert found["brier"]["method"] == "bootstrap"
+
+
+def test_only_images_of_one_class_leave_nothing_to_be_told_apart():
+    found = intervals(np.zeros(20, int), answers(20)[1], CLASSES)
+    assert found["per_class"]["a"]["average_precision"] is None
+    assert found["per_class"]["a"]["auc"] is None
 
 
 def test_what_is_undefined_has_no_interval():
@@ -119,13 +175,14 @@ def test_patients_widen_the_interval_of_an_accuracy():
     labels, probabilities = np.repeat(labels, 5), np.repeat(probabilities, 5, axis=0)
     apart = intervals(labels, probabilities, CLASSES)["accuracy"]
     together = intervals(labels, probabilities, CLASSES, patients=patients)["accuracy"]
-    assert together["method"] == "bootstrap over patients"
+    assert together["method"] == "Wilson, effective trials of patients"
     assert together["high"] - together["low"] > 1.7 * (apart["high"] - apart["low"])
 
 
 @pytest.mark.parametrize(
     ("patients", "known"),
-    [(["x", "y", "x"], [0, 1, 0]), (["x", "y", "z"], None), (["x", None, "x"], None), (["", "", ""], None)],
+    # An image of unknown patient stands for itself, and takes nothing from the others.
+    [(["x", "y", "x"], [0, 1, 0]), (["x", "y", "z"], None), (["x", None, "x"], [0, 1, 0]), (["", "", ""], None)],
 )
 def test_patients_count_where_they_share_images(patients, known):
     found = known_patients(patients)

@@ -109,3 +109,22 @@ def test_rates_of_thresholds():
 
 def test_a_target_of_nothing_is_none():
     assert [target.metric for target in targets(Decisions(sensitivity=0))] == ["specificity", "youden"]
+
+
+def test_a_threshold_parts_nothing_that_float32_cannot_tell_apart():
+    scores = np.array([0.2, 1 - 3e-9, 1 - 1e-9, 1 - 5e-10])
+    ill = np.array([False, False, True, True])
+    threshold = choose_threshold(ill, scores, Target(metric="specificity", value=0.9))
+    assert threshold is None or (scores.astype(np.float32)[~ill] < threshold).mean() >= 0.9
+
+
+def test_a_rule_of_the_runtime_decides_as_the_evaluation_counts(model_spec):
+    from medinfer.decision import Rule
+    from medinfer.evaluation import positives
+    from medinfer.prediction import Prediction
+
+    probabilities = np.float32([[0.3, 0.7], [0.7, 0.3]])
+    rule = Rule("own", ("b",), 0.7)
+    _, scores = positives(np.array([0, 1]), probabilities, ("a", "b"), ("b",))
+    decided = [rule.decide(Prediction(None, ("a", "b"), row, row)).positive for row in probabilities]
+    assert (scores >= 0.7).tolist() == decided

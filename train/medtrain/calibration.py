@@ -38,14 +38,14 @@ def fit_temperature(logits: npt.NDArray[np.float32], labels: Labels) -> float:
     counts = np.bincount(labels, minlength=logits.shape[1])
     sure = ((counts + 1) / (counts + 2))[labels][:, None]
     truth = np.eye(logits.shape[1])[labels]
-    targets = truth * sure + (1 - truth) * (1 - sure) / (logits.shape[1] - 1)
+    smoothed = truth * sure + (1 - truth) * (1 - sure) / (logits.shape[1] - 1)
     scores = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
         scaled = scores / math.exp(log_temperature)
         largest = scaled.max(axis=1, keepdims=True)
         logs = scaled - largest - np.log(np.exp(scaled - largest).sum(axis=1, keepdims=True))
-        return float(-(targets * logs).sum(axis=1).mean())
+        return float(-(smoothed * logs).sum(axis=1).mean())
 
     found = minimize_scalar(loss, bounds=(math.log(COLDEST), math.log(HOTTEST)), method="bounded")
     return round(math.exp(found.x), 4)
@@ -74,7 +74,9 @@ def choose_threshold(ill: Array, scores: Array, target: Target) -> float | None:
     """
     if not ill.any() or ill.all():
         return None
-    distinct = np.unique(scores.astype(np.float64))
+    # To float32, as a deployed file computes them: what it cannot tell apart no threshold may part.
+    scores = scores.astype(np.float32).astype(np.float64)
+    distinct = np.unique(scores)
     candidates = np.concatenate([[0.0], (distinct[1:] + distinct[:-1]) / 2, [(distinct[-1] + 1) / 2]])
     sensitivity, specificity = rates(ill, scores, candidates)
     if target.metric == "youden":

@@ -17,7 +17,7 @@ from torch import nn
 
 from medinfer import __version__
 from medinfer.command import tell
-from medinfer.errors import CheckpointError, ResourceError, UsageError
+from medinfer.errors import CheckpointError, ResourceError, SpecError, UsageError
 from medinfer.evaluation import as_text
 from medinfer.files import atomic_file
 from medinfer.interruption import Interruption
@@ -170,7 +170,7 @@ def _check_same_run(saved: Mapping[str, Any], recipe: Recipe, dataset: Dataset) 
     missing = STATE_KEYS - set(saved)
     if missing:
         raise CheckpointError(f"last.pt lacks {', '.join(sorted(missing))}", hint=hint)
-    changed = _first_difference(saved["recipe"], describe(recipe))
+    changed = _first_difference(_completed(saved["recipe"]), describe(recipe))
     if changed:
         raise UsageError(f"last.pt was trained by another recipe: {changed} differs", hint=hint)
     if saved["data_sha256"] != dataset.sha256:
@@ -179,11 +179,19 @@ def _check_same_run(saved: Mapping[str, Any], recipe: Recipe, dataset: Dataset) 
         tell(f"Note: last.pt was saved by torch {saved['torch']}; this one may round otherwise.")
 
 
+def _completed(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a saved recipe with the defaults of what recipes had not yet when it was saved."""
+    try:
+        return describe(Recipe.from_json(saved))
+    except SpecError:
+        return saved
+
+
 def _first_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> str:
     """Return the dotted name of a field that differs, or nothing; what a recipe says of itself decides no number."""
     for key in sorted(set(saved) | set(wanted)):
         first, second = saved.get(key), wanted.get(key)
-        if first == second or path + key in ("title", "about"):
+        if first == second or path + key in ("title", "about", "card"):
             continue
         if isinstance(first, Mapping) and isinstance(second, Mapping):
             return _first_difference(first, second, f"{path}{key}.")
@@ -262,6 +270,8 @@ class _Run:
         answers = {name: self._answer(name) for name in ("validation", "test")}
         self.spec = decide(self.spec, answers["validation"], answers["test"], self.recipe.decisions)
         measured: dict[str, Any] = {name: evaluate(found, self.spec) for name, found in answers.items()}
+        # They were chosen on these very images, so what they do there proves nothing.
+        measured["validation"].pop("operating_points", None)
         measured["best_epoch"] = self.trainer.best_epoch + 1
         measured["history"] = self.trainer.progress.history
         measured["data"] = self.dataset.summary()

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from medinfer.errors import RecipeError, SpecError
 from medinfer.schema import Schema, schema
 from medinfer.spec import InputSpec
+from medtrain.author import Card
 
 DEFAULT_RECIPE = "default"
 
@@ -195,23 +196,6 @@ class Decisions(Schema):
         """Check the ranges."""
         for name in ("sensitivity", "specificity"):
             _require(0 <= getattr(self, name) <= 1, name, f"{getattr(self, name)} is not within [0, 1]")
-
-
-@schema
-class Card(Schema):
-    """What only the author of a model can say of it: plain text for its card, `medexport card`."""
-
-    intended_use: str = ""
-    users: str = ""
-    population: str = ""
-    out_of_scope: str = ""
-    reference_standard: str = ""
-    data_source: str = ""
-    data_licence: str = ""
-    limitations: str = ""
-    fairness: str = ""
-    monitoring: str = ""
-    contact: str = ""
 
 
 @schema
