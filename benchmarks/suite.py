@@ -82,6 +82,8 @@ def _sample(turn: Turn, settings: Settings) -> dict[str, Any]:
         "images": subject.images[:1] if cold else subject.images,
         "threads": setting.threads,
         "batch": setting.batch or entry.batch,
+        "height": subject.spec.input.height,
+        "width": subject.spec.input.width,
         "provider": setting.provider,
         "tf32": setting.tf32,
         "arrivals": SERVER_ARRIVALS,

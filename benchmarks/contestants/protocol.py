@@ -34,6 +34,9 @@ class Task:
     images: list[str]
     threads: int
     batch: int
+    height: int = 0
+    width: int = 0
+    """Of the network's input."""
     provider: str = "cpu"
     tf32: bool = False
     arrivals: int = 100

@@ -16,7 +16,9 @@ class Ultralytics:
 
     def __init__(self, task):
         self.model = YOLO(task.model)
-        self.settings = {"verbose": False, "device": task.provider, "batch": task.batch or 1}
+        # Of a file that takes any batch it does not believe the size.
+        size = [task.height, task.width]
+        self.settings = {"verbose": False, "device": task.provider, "batch": task.batch or 1, "imgsz": size}
 
     def one(self, path):
         """Answer one image."""

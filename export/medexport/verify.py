@@ -24,6 +24,7 @@ from medinfer.inputs import class_of, find_images
 from medinfer.model import Model
 from medinfer.pixels import preprocess
 from medinfer.progress import Progress
+from medinfer.screening import apply
 from medinfer.spec import Agreement, BeforeAfter, Differences, InputSpec, ModelSpec
 
 BATCHES = (1, 2, 3, 7, 16)
@@ -135,6 +136,7 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         differences=_differences(found, answers),
         battery=_differences(stressed, battery),
         operating_point_flips=_decisions_changed(source.spec, answers),
+        status_flips=_statuses_changed(source.spec, answers),
         **_with_labels(source.spec, reference, answers),
     )
 
@@ -151,6 +153,7 @@ def describe(agreement: Agreement, reference: ReferenceImages) -> str:
     lines += [f"{agreement.unusable} images could not be read and are not counted"] * bool(agreement.unusable)
     lines += [f"tie: {reference.name(position)}" for position in found.ties]
     lines += [f"{name}: {flips} decisions changed" for name, flips in agreement.operating_point_flips.items()]
+    lines += [f"abstention: {agreement.status_flips} statuses changed"] * (agreement.status_flips is not None)
     for name, pair in (("accuracy", agreement.accuracy), ("macro AUC", agreement.macro_auc)):
         if pair:
             lines.append(f"{name}: checkpoint {pair.checkpoint:.4f}, file {pair.file:.4f}")
@@ -172,7 +175,7 @@ def differing_fields(wanted: ModelSpec, found: ModelSpec) -> list[str]:
         f"input.{name}" for name in vars(wanted.input) if getattr(wanted.input, name) != getattr(found.input, name)
     ]
     fields += [] if set(wanted.classes) == set(found.classes) else ["classes"]
-    others = ("task", "calibration", "operating_points")
+    others = ("task", "calibration", "operating_points", "abstention")
     fields += [name for name in others if getattr(wanted, name) != getattr(found, name)]
     return fields + ([] if set(wanted.positive) == set(found.positive) else ["positive"])
 
@@ -321,6 +324,15 @@ def _decisions_changed(spec: ModelSpec, answers: Answers) -> dict[str, int]:
         after = observed[:, indices].sum(axis=1) >= point.threshold
         changed[point.name] = int(np.count_nonzero(before != after))
     return changed
+
+
+def _statuses_changed(spec: ModelSpec, answers: Answers) -> int | None:
+    """Return on how many images the file abstains otherwise."""
+    if spec.abstention is None:
+        return None
+    before = apply(spec.abstention, softmax(answers.expected, spec.calibration.temperature), answers.expected)
+    after = apply(spec.abstention, _once(answers), answers.logits[: len(answers.expected)])
+    return int(np.count_nonzero(before.status != after.status))
 
 
 def _once(answers: Answers) -> Logits:

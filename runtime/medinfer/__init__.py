@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from medinfer.model import Model as Model, load as load
     from medinfer.pixels import preprocess as preprocess
     from medinfer.prediction import Prediction as Prediction
+    from medinfer.screening import Screen as Screen, Screening as Screening, find_screen as find_screen
     from medinfer.spec import InputSpec as InputSpec, ModelSpec as ModelSpec
 
 __version__ = "0.1.0"
@@ -61,6 +62,7 @@ _HOME = {
     "model": ("Model", "load"),
     "pixels": ("preprocess",),
     "prediction": ("Prediction",),
+    "screening": ("Screen", "Screening", "find_screen"),
     "spec": ("InputSpec", "ModelSpec"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -91,6 +91,7 @@ def _model_options(command: Any) -> Any:
 @click.option("--shard", type=Share(), help="Do one job's share of the inputs: 2/8 is the second of eight.")
 @click.option("--operating-point", metavar="NAME", help="Decide by a threshold that the model carries: youden.")
 @click.option("--threshold", type=float, help="Decide by a threshold of your own on p(positive).")
+@click.option("--abstain", is_flag=True, help="Say where the model should not be believed: a status in each record.")
 @click.option("--max-errors", type=click.IntRange(min=0), help="Stop (exit code 3) when more inputs than that fail.")
 @click.option("--strict", is_flag=True, help="Stop at the first input that fails: --max-errors 0.")
 def predict(
@@ -109,6 +110,7 @@ def predict(
     shard: tuple[int, int] | None,
     operating_point: str | None,
     threshold: float | None,
+    abstain: bool,
     max_errors: int | None,
     strict: bool,
 ) -> int:
@@ -120,6 +122,7 @@ def predict(
     from medinfer import inputs
     from medinfer.decision import find_rule
     from medinfer.job import Run
+    from medinfer.screening import find_screen
 
     run = Run(kind or _default_format(output), batch_size, shard, 0 if strict else max_errors, quiet)
     _check_output(output, run.kind, overwrite=overwrite, resume=resume)  # before any work is done
@@ -129,7 +132,9 @@ def predict(
     opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
     if threads is None and batch_size is None:
         run = run._replace(batch_size=_tuned(opened, quiet=quiet))
-    run = run._replace(rule=find_rule(opened.spec, operating_point, threshold))
+    rule = find_rule(opened.spec, operating_point, threshold)
+    screen = find_screen(opened.spec) if abstain else None
+    run = run._replace(judges=[judge for judge in (rule, screen) if judge])
     if output is None:
         return run.to_stream(sys.stdout, opened, search)
     return run.to_file(output, opened, search, resume=resume, overwrite=overwrite)
@@ -310,13 +315,14 @@ def evaluate(
         for prediction in opened.predict_many(one.path for one in known):
             seen.append(prediction)
             progress.step()
-    answered = [(one, found.scores) for one, found in zip(known, seen, strict=True) if found.scores is not None]
+    answered = [(one, found) for one, found in zip(known, seen, strict=True) if not found.error]
     failed = len(known) - len(answered)
     if not answered:
         raise UsageError(f"{data}: none of {len(known)} images could be read")
     labels = np.array([opened.classes.index(one.label) for one, _ in answered])
     patients = known_patients([one.patient for one, _ in answered])
-    measured = evaluation.evaluate(labels, np.stack([scores for _, scores in answered]), opened.spec, patients)
+    probabilities, logits = (np.stack([getattr(found, name) for _, found in answered]) for name in ("scores", "raw"))
+    measured = evaluation.evaluate(labels, probabilities, opened.spec, patients, logits=logits)
     if others and not quiet:
         tell(f"{others} images are of no class of the model and are not counted")
     click.echo(json.dumps({**measured, "failed": failed}) if as_json else evaluation.as_text(measured))

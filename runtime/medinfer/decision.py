@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from medinfer.errors import UsageError
 from medinfer.prediction import Prediction
@@ -13,6 +13,9 @@ from medinfer.spec import ModelSpec
 @dataclass(frozen=True)
 class Rule:
     """Positive if p(positive), the sum over the positive classes, is at least the threshold."""
+
+    key: ClassVar = "decision"
+    width: ClassVar = len("positive")
 
     name: str
     positive: tuple[str, ...]
@@ -24,6 +27,10 @@ class Rule:
         score = sum(probabilities[name] for name in self.positive)
         return Decision(rule=self.name, probability=score, positive=score >= self.threshold)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what a results file tells of it."""
+        return {"name": self.name, "positive": list(self.positive), "threshold": self.threshold}
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -33,6 +40,11 @@ class Decision:
     probability: float
     """p(positive)."""
     positive: bool
+
+    @property
+    def word(self) -> str:
+        """Yes or no, as a table shows it."""
+        return "positive" if self.positive else "negative"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -16,11 +15,10 @@ from medinfer.command import DISCLAIMER, tell
 from medinfer.errors import TooManyFailuresError, UsageError
 from medinfer.inputs import ImageSearch, name_of, shard
 from medinfer.progress import Progress
-from medinfer.results import as_record, record_writer, writer
+from medinfer.results import ADDED, Judge, added_by, as_record, record_writer, writer
 
 if TYPE_CHECKING:
     from medinfer.archives import Member
-    from medinfer.decision import Rule
     from medinfer.journal import Journal
     from medinfer.model import Model
     from medinfer.prediction import Prediction
@@ -37,7 +35,7 @@ class Run(NamedTuple):
     shard: tuple[int, int] | None
     max_errors: int | None
     quiet: bool
-    rule: Rule | None = None
+    judges: Sequence[Judge] = ()
 
     def to_stream(self, stream: IO[str], model: Model, search: ImageSearch) -> int:
         """Write records as they come; returns the exit code."""
@@ -46,7 +44,7 @@ class Run(NamedTuple):
         shown = not self.quiet and not stream.isatty()
         start, done, failed = time.monotonic(), 0, 0
         for prediction in self._predictions(model, search, shown=shown):
-            write = write or writer(self.kind, stream, model.classes, self.rule)
+            write = write or writer(self.kind, stream, model.classes, self.judges)
             write(prediction)
             done += 1
             failed += prediction.error is not None
@@ -60,14 +58,14 @@ class Run(NamedTuple):
 
         start = time.monotonic()
         share = "{}/{}".format(*self.shard) if self.shard else None
-        with Journal(output, header(model, share, self.rule), resume=resume, overwrite=overwrite) as journal:
+        with Journal(output, header(model, share, self.judges), resume=resume, overwrite=overwrite) as journal:
             before = journal.count
             if before and not self.quiet:
                 tell(f"{journal.path}: going on after {before} records")
             with Interruption() as interruption:
                 left = takewhile(lambda _: not interruption.requested, remaining(search, journal.done))
                 predictions = self._predictions(model, left, shown=not self.quiet, failed=journal.failed)
-                for _ in record(journal, predictions, self.rule):
+                for _ in record(journal, predictions, self.judges):
                     pass
                 done = journal.count
                 if interruption.requested:
@@ -99,12 +97,13 @@ class Run(NamedTuple):
         return SOME_FAILED if failed else 0
 
 
-def header(model: Model, shard: str | None, rule: Rule | None = None) -> dict[str, Any]:
+def header(model: Model, shard: str | None, judges: Sequence[Judge] = ()) -> dict[str, Any]:
     """Return what all records of a run have in common: which model answered, on what, and which part of the inputs."""
     import cv2
     import numpy as np
     import onnxruntime
 
+    told = {judge.key: judge.to_json() for judge in judges}
     return {
         "model": model.path.name,
         "model_sha256": model.sha256,
@@ -113,7 +112,7 @@ def header(model: Model, shard: str | None, rule: Rule | None = None) -> dict[st
         "provider": model.provider,
         "precision": model.precision,
         "shard": shard,
-        "decision": asdict(rule) | {"positive": list(rule.positive)} if rule else None,
+        **{key: told.get(key) for key in ADDED},
         "versions": {
             "medonnx": __version__,
             "numpy": np.__version__,
@@ -144,10 +143,10 @@ def watched(predictions: Iterable[Prediction], most: int, failed: int) -> Iterat
             raise TooManyFailuresError(f"stopped: {failed} inputs failed, {most} are allowed; the last is {last}")
 
 
-def record(journal: Journal, predictions: Iterable[Prediction], rule: Rule | None = None) -> Iterator[Prediction]:
-    """Add predictions to a journal as they come, with a rule's decisions, and pass them on."""
+def record(journal: Journal, predictions: Iterable[Prediction], judges: Sequence[Judge] = ()) -> Iterator[Prediction]:
+    """Add predictions to a journal as they come, with what the judges say of them, and pass them on."""
     for prediction in predictions:
-        journal.append(as_record(prediction, rule))
+        journal.append(as_record(prediction, judges))
         yield prediction
 
 
@@ -167,7 +166,7 @@ def render(journal: Journal, output: Path, kind: str) -> None:
         write_parquet(journal.records(), output, told)
         return
     with atomic_file(output) as stream:
-        write = record_writer(kind, stream, tuple(told["classes"]), decided=told.get("decision") is not None)
+        write = record_writer(kind, stream, tuple(told["classes"]), added_by(told))
         for one in journal.records():
             write(one)
     with atomic_file(meta_path(output)) as stream:

@@ -22,7 +22,7 @@ from medinfer.errors import ResourceError, UsageError
 
 FORMAT = 1
 # What must be the same for records of two runs to stand in one file.
-IDENTITY = ("medinfer_journal", "model_sha256", "provider", "precision", "shard", "decision")
+IDENTITY = ("medinfer_journal", "model_sha256", "provider", "precision", "shard", "decision", "screening")
 SYNC_SECONDS = 30.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

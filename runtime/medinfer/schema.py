@@ -22,6 +22,12 @@ from medinfer.errors import SpecError
 T = TypeVar("T")
 
 
+def require(condition: bool, path: str, problem: str) -> None:
+    """Raise SpecError unless a condition holds."""
+    if not condition:
+        raise SpecError(path, problem)
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def schema(cls: type[T]) -> type[T]:
     """Make a `Schema` class a frozen, keyword-only dataclass.

@@ -11,17 +11,20 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Literal
 
+from medinfer.choices import (
+    Abstention as Abstention,
+    Calibration as Calibration,
+    Conformal as Conformal,
+    OperatingPoint as OperatingPoint,
+    Outliers as Outliers,
+    Target as Target,
+)
 from medinfer.errors import SpecError
-from medinfer.schema import Schema, dump, schema
+from medinfer.schema import Schema, dump, require, schema
 
 SPEC_KEY = "medinfer.spec"
 SPEC_FORMAT = 1
 MAX_SIDE, MAX_BATCH = 8192, 1024
-
-
-def _require(condition: bool, path: str, problem: str) -> None:
-    if not condition:
-        raise SpecError(path, problem)
 
 
 @schema
@@ -37,7 +40,7 @@ class Crop(Schema):
 
     def check(self) -> None:
         """Check the range."""
-        _require(1 <= self.resize <= MAX_SIDE, "resize", f"{self.resize} is not within 1..{MAX_SIDE}")
+        require(1 <= self.resize <= MAX_SIDE, "resize", f"{self.resize} is not within 1..{MAX_SIDE}")
 
 
 @schema
@@ -52,7 +55,7 @@ class Pad(Schema):
 
     def check(self) -> None:
         """Check the range."""
-        _require(0 <= self.value <= 255, "value", f"{self.value} is not within 0..255")
+        require(0 <= self.value <= 255, "value", f"{self.value} is not within 0..255")
 
 
 @schema
@@ -83,11 +86,11 @@ class Depth16(Schema):
     def check(self) -> None:
         """Check that a range has its ends, in order, and that nothing else has."""
         if self.rule == "high_byte":
-            _require(self.low is None and self.high is None, "rule", "high_byte takes neither low nor high")
+            require(self.low is None and self.high is None, "rule", "high_byte takes neither low nor high")
             return
         if self.low is None or self.high is None:
             raise SpecError("rule", "range needs low and high")
-        _require(0 <= self.low < self.high <= 65535, "low", f"0 <= {self.low} < {self.high} <= 65535 does not hold")
+        require(0 <= self.low < self.high <= 65535, "low", f"0 <= {self.low} < {self.high} <= 65535 does not hold")
 
 
 @schema
@@ -98,7 +101,7 @@ class Over(Schema):
 
     def check(self) -> None:
         """Check the range."""
-        _require(all(0 <= level <= 255 for level in self.over), "over", f"{self.over} is not within 0..255")
+        require(all(0 <= level <= 255 for level in self.over), "over", f"{self.over} is not within 0..255")
 
 
 @schema
@@ -110,8 +113,8 @@ class Dicom(Schema):
 
     def check(self) -> None:
         """Check the ranges."""
-        _require(self.window == "file" or self.window[1] >= 1, "window", f"width {self.window[1]} is under 1")
-        _require(self.frame >= 0, "frame", f"{self.frame} is negative")
+        require(self.window == "file" or self.window[1] >= 1, "window", f"width {self.window[1]} is under 1")
+        require(self.frame >= 0, "frame", f"{self.frame} is negative")
 
 
 @schema
@@ -143,18 +146,18 @@ class InputSpec(Schema):
         """Check the ranges and what depends on two fields."""
         for name in ("height", "width", "min_side"):
             side = getattr(self, name)
-            _require(1 <= side <= MAX_SIDE, name, f"{side} is not within 1..{MAX_SIDE}")
+            require(1 <= side <= MAX_SIDE, name, f"{side} is not within 1..{MAX_SIDE}")
         for name in ("mean", "std"):
             count = len(getattr(self, name))
-            _require(count == self.channels, name, f"{count} values for {self.channels} channels ({self.color})")
+            require(count == self.channels, name, f"{count} values for {self.channels} channels ({self.color})")
         for i, value in enumerate(self.mean):
             # Means of 0..255 are the commonest mistake, and nothing else would tell it.
-            _require(0 <= value <= 1, f"mean[{i}]", f"{value} is not within [0, 1]: divide what is on 0..255 by 255")
+            require(0 <= value <= 1, f"mean[{i}]", f"{value} is not within [0, 1]: divide what is on 0..255 by 255")
         for i, value in enumerate(self.std):
-            _require(value > 0, f"std[{i}]", f"{value} is not positive")
+            require(value > 0, f"std[{i}]", f"{value} is not positive")
         if isinstance(self.fit, CropFit):
             resize, size = self.fit.crop.resize, max(self.height, self.width)
-            _require(resize >= size, "fit.crop.resize", f"{resize} is smaller than the cut of {size}")
+            require(resize >= size, "fit.crop.resize", f"{resize} is smaller than the cut of {size}")
 
 
 @schema
@@ -172,57 +175,7 @@ class Graph(Schema):
 
     def check(self) -> None:
         """Check the range."""
-        _require(self.batch is None or 1 <= self.batch <= MAX_BATCH, "batch", f"{self.batch} is not in 1..{MAX_BATCH}")
-
-
-@schema
-class Calibration(Schema):
-    """Probabilities are softmax(logits / temperature); the `logits` output stays raw."""
-
-    temperature: float = 1.0
-
-    def check(self) -> None:
-        """Check the range."""
-        _require(self.temperature > 0, "temperature", f"{self.temperature} is not positive")
-
-
-@schema
-class Target(Schema):
-    """What a threshold was chosen for; `youden` (maximal sensitivity + specificity - 1) has no value."""
-
-    metric: Literal["sensitivity", "specificity", "youden"]
-    value: float | None = None
-
-    def check(self) -> None:
-        """Check that a value is there exactly where the metric needs one."""
-        _require((self.value is None) == (self.metric == "youden"), "value", f"{self.value} for {self.metric}")
-        _require(self.value is None or 0 < self.value <= 1, "value", f"{self.value} is not within (0, 1]")
-
-
-@schema
-class OperatingPoint(Schema):
-    """A decision rule: positive if p(positive) >= threshold; intervals are 95 %."""
-
-    name: str
-    positive: tuple[str, ...]
-    threshold: float
-    comparison: Literal[">="] = ">="
-    target: Target
-    sensitivity: float
-    sensitivity_interval: tuple[float, float]
-    specificity: float
-    specificity_interval: tuple[float, float]
-
-    def check(self) -> None:
-        """Check that everything that is a proportion lies in [0, 1] and every interval is in order."""
-        _require(bool(self.name), "name", "empty")
-        _require(bool(self.positive), "positive", "empty")
-        for name in ("threshold", "sensitivity", "specificity"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, name, f"{value} is not within [0, 1]")
-        for name in ("sensitivity_interval", "specificity_interval"):
-            low, high = getattr(self, name)
-            _require(0 <= low <= high <= 1, name, f"[{low}, {high}] is not an interval within [0, 1]")
+        require(self.batch is None or 1 <= self.batch <= MAX_BATCH, "batch", f"{self.batch} is not in 1..{MAX_BATCH}")
 
 
 @schema
@@ -268,7 +221,8 @@ class Agreement(Schema):
 
     `images` says on which: `synthetic` (drawn ones) or `data`, with `images_sha256` over the content of those used;
     `unusable` counts the others. `battery` is on fixed patterns besides. `operating_point_flips` counts changed
-    decisions. `accuracy` and `macro_auc` are there where the images' folders told their classes.
+    decisions, `status_flips` images that one side abstains from otherwise than the other. `accuracy` and `macro_auc`
+    are there where the images' folders told their classes.
     """
 
     images: Literal["synthetic", "data"]
@@ -280,6 +234,7 @@ class Agreement(Schema):
     differences: Differences
     battery: Differences
     operating_point_flips: Mapping[str, int] = field(default_factory=dict)
+    status_flips: int | None = None
     accuracy: BeforeAfter | None = None
     macro_auc: BeforeAfter | None = None
 
@@ -305,6 +260,7 @@ class ModelSpec(Schema):
     input: InputSpec
     calibration: Calibration = Calibration()
     operating_points: tuple[OperatingPoint, ...] = ()
+    abstention: Abstention | None = None
     provenance: Provenance = Provenance()
     graph: Graph | None = None
     agreement: Agreement | None = None
@@ -312,25 +268,30 @@ class ModelSpec(Schema):
 
     def check(self) -> None:
         """Check the classes and all that refers to them."""
-        _require(self.format == SPEC_FORMAT, "format", f"{self.format} is not {SPEC_FORMAT}")
-        _require(bool(self.name), "name", "empty")
-        _require(len(self.classes) >= 2, "classes", f"{len(self.classes)} classes; at least 2 are needed")
-        _require(all(self.classes), "classes", "a class name is empty")
-        _require(len(set(self.classes)) == len(self.classes), "classes", f"not unique: {', '.join(self.classes)}")
+        require(self.format == SPEC_FORMAT, "format", f"{self.format} is not {SPEC_FORMAT}")
+        require(bool(self.name), "name", "empty")
+        require(len(self.classes) >= 2, "classes", f"{len(self.classes)} classes; at least 2 are needed")
+        require(all(self.classes), "classes", "a class name is empty")
+        require(len(set(self.classes)) == len(self.classes), "classes", f"not unique: {', '.join(self.classes)}")
         binary = len(self.classes) == 2
-        _require(binary == (self.task == "binary"), "task", f"{self.task} with {len(self.classes)} classes")
+        require(binary == (self.task == "binary"), "task", f"{self.task} with {len(self.classes)} classes")
         self._check_positive(self.positive, "positive")
         for i, point in enumerate(self.operating_points):
             self._check_positive(point.positive, f"operating_points[{i}].positive")
+        if self.abstention:
+            count = len(self.abstention.conformal.thresholds)
+            fits = count == len(self.classes)
+            path = "abstention.conformal.thresholds"
+            require(fits, path, f"{count} values for {len(self.classes)} classes")
         for i, sample in enumerate(self.golden or ()):
             fits = len(sample.logits) == len(self.classes)
-            _require(fits, f"golden[{i}].logits", f"{len(sample.logits)} values for {len(self.classes)} classes")
+            require(fits, f"golden[{i}].logits", f"{len(sample.logits)} values for {len(self.classes)} classes")
 
     def _check_positive(self, names: tuple[str, ...], path: str) -> None:
         for name in names:
-            _require(name in self.classes, path, f"{name!r} is not one of the classes {', '.join(self.classes)}")
-        _require(len(set(names)) == len(names), path, f"not unique: {', '.join(names)}")
-        _require(len(names) < len(self.classes), path, "every class is positive, so none is negative")
+            require(name in self.classes, path, f"{name!r} is not one of the classes {', '.join(self.classes)}")
+        require(len(set(names)) == len(names), path, f"not unique: {', '.join(names)}")
+        require(len(names) < len(self.classes), path, "every class is positive, so none is negative")
 
     def dumps(self) -> str:
         """Return canonical JSON: sorted keys, ASCII, no NaN."""
@@ -352,7 +313,7 @@ def _known_format(data: Any) -> Any:
     if type(found) is int and found > SPEC_FORMAT:
         hint = f"Upgrade: pip install -U 'medonnx{_written_by(data)}'"
         raise SpecError("format", f"{found} is newer than this medinfer reads ({SPEC_FORMAT})", hint=hint)
-    _require(found is not None, "format", "missing")
+    require(found is not None, "format", "missing")
     return data
 
 

@@ -27,7 +27,11 @@ from medinfer.errors import UsageError
 
 ROUNDS, IMAGES = 5, 100
 TEMPERATURE = 1.5
-SPEC = SimpleNamespace(classes=("a", "b"), calibration=SimpleNamespace(temperature=TEMPERATURE))
+SPEC = SimpleNamespace(
+    classes=("a", "b"),
+    calibration=SimpleNamespace(temperature=TEMPERATURE),
+    input=SimpleNamespace(height=8, width=8),
+)
 AGREES = {"of": "logits", "max_difference": 1e-6, "agrees": True, "flips": 0, "accuracy": 0.9, "macro_auc": 0.95}
 
 

@@ -43,6 +43,10 @@ WHOLE = {
     },
     "calibration": {"temperature": 1.5},
     "operating_points": [POINT],
+    "abstention": {
+        "conformal": {"coverage": 0.9, "per_class": True, "thresholds": [0.2, 0.3, 0.4], "images": 50},
+        "outliers": {"score": "energy", "threshold": -3.5, "familiar": 0.95},
+    },
     "provenance": {
         "recipe": "brain",
         "data_sha256": "ab",
@@ -79,6 +83,7 @@ WHOLE = {
             "ties": [1, 2],
         },
         "operating_point_flips": {"screening": 1},
+        "status_flips": 2,
         "accuracy": {"checkpoint": 0.9, "file": 0.9},
         "macro_auc": {"checkpoint": 0.95, "file": 0.95},
     },
@@ -219,6 +224,17 @@ BAD = {
     "operating_points[0].specificity": [-0.1, 1.1, "1"],
     "operating_points[0].specificity_interval": [[0.9, 0.1], [-0.1, 0.5], [0.5, 1.1], [0.1, 0.2, 0.3]],
     "operating_points[0].specificity_interval[1]": [None],
+    "abstention": [0.9, []],
+    "abstention.conformal": [0.9, [0.9]],
+    "abstention.conformal.coverage": [0, 1, 1.5, "0.9", True],
+    "abstention.conformal.per_class": [1, "true"],
+    "abstention.conformal.thresholds": [[0.2, 0.3], [0.2] * 4, 0.2],
+    "abstention.conformal.thresholds[1]": [-0.1, 1.1, "0.3", None],
+    "abstention.conformal.images": [0, -1, 1.5, "50"],
+    "abstention.outliers": ["energy", []],
+    "abstention.outliers.score": ["mahalanobis", 1],
+    "abstention.outliers.threshold": ["1", None, True],
+    "abstention.outliers.familiar": [0, 1, 1.5, "0.95"],
     "provenance": ["recipe", []],
     "provenance.recipe": [1],
     "provenance.data_sha256": [1],
@@ -258,6 +274,7 @@ BAD = {
     },
     "agreement.operating_point_flips": [[], 1],
     "agreement.operating_point_flips.screening": [0.5, "1"],
+    "agreement.status_flips": [0.5, "1"],
     **{
         f"agreement.{part}.{side}": ["1", None] for part in ("accuracy", "macro_auc") for side in ("checkpoint", "file")
     },
@@ -300,7 +317,7 @@ def test_the_table_of_bad_values_covers_every_field():
 
 
 def test_the_whole_document_sets_every_field_of_every_class():
-    kinds = [kind for kind in Schema.__subclasses__() if kind.__module__ == "medinfer.spec"]
+    kinds = [kind for kind in Schema.__subclasses__() if kind.__module__ in ("medinfer.spec", "medinfer.choices")]
     assert ModelSpec in kinds
     used = [set(value) for _, value in [*DOCUMENT, ("", PAD)] if isinstance(value, dict)]
     missing = [kind.__name__ for kind in kinds if {field.name for field in dataclasses.fields(kind)} not in used]
@@ -321,7 +338,9 @@ REQUIRED += ["input.fit.crop.resize", "input.alpha.over", "format"]
 REQUIRED += [f"operating_points[0].{key}" for key in POINT if key != "comparison"] + [
     "operating_points[0].target.metric"
 ]
-OPTIONAL = ("unusable", "operating_point_flips", "accuracy", "macro_auc")
+OPTIONAL = ("unusable", "operating_point_flips", "status_flips", "accuracy", "macro_auc")
+REQUIRED += [f"abstention.{key}" for key in ("conformal", "outliers", "outliers.threshold", "outliers.familiar")]
+REQUIRED += [f"abstention.conformal.{key}" for key in ("coverage", "thresholds", "images")]
 REQUIRED += [f"agreement.{key}" for key in WHOLE["agreement"] if key not in OPTIONAL]
 REQUIRED += [f"agreement.{part}.{key}" for part in ("differences", "battery") for key in WHOLE["agreement"][part]]
 REQUIRED += [f"golden[0].{key}" for key in WHOLE["golden"][0]]

@@ -24,6 +24,7 @@ from medinfer.spec import Calibration, ModelSpec
 from medtrain.calibration import choose_threshold, fit_temperature, operating_point, targets
 from medtrain.dataset import Examples
 from medtrain.layout import Sample
+from medtrain.limits import choose_limits
 from medtrain.network import predict_logits
 from medtrain.recipe import Decisions
 
@@ -64,12 +65,16 @@ def answer(classifier: nn.Module, examples: Examples, samples: Sequence[Sample])
 
 
 def decide(spec: ModelSpec, validation: Answers, test: Answers, wanted: Decisions) -> ModelSpec:
-    """Return a contract with a temperature and thresholds chosen on validation images, told with what they do on test.
+    """Return a contract with a temperature, limits and thresholds chosen on validation images.
+
+    The thresholds are told with what they do on the test images.
 
     A threshold that cannot be chosen, because a split has no image of a kind, is left out.
     """
     temperature = fit_temperature(validation.logits, validation.labels)
     spec = replace(spec, calibration=Calibration(temperature=temperature))
+    limits = choose_limits(validation.labels, validation.probabilities(spec), validation.logits, wanted)
+    spec = replace(spec, abstention=limits)
     if not spec.positive:
         return spec
     found = []
@@ -86,7 +91,7 @@ def evaluate(answers: Answers, spec: ModelSpec) -> dict[str, Any]:
     `uncalibrated` holds what the probabilities were worth without the temperature.
     """
     probabilities = answers.probabilities(spec)
-    measured = evaluation.evaluate(answers.labels, probabilities, spec, answers.patients)
+    measured = evaluation.evaluate(answers.labels, probabilities, spec, answers.patients, logits=answers.logits)
     raw = measure(answers.labels, softmax(answers.logits), spec.classes)
     measured["uncalibrated"] = {key: raw[key] for key in CALIBRATION}
     if len(set(answers.roots)) > 1:

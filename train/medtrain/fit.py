@@ -1,4 +1,4 @@
-"""`medtrain fit`: recipe + folder -> ckpt.pt, metrics.json, splits.csv, and last.pt to go on from."""
+"""`medtrain fit`: recipe + folder -> ckpt.pt, report.html, metrics.json, splits.csv, and last.pt to go on from."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from medinfer.spec import ModelSpec, Provenance
 from medtrain.checkpoint import CHECKPOINT_FORMAT, Checkpoint, load, save, save_checkpoint
 from medtrain.curves import Curves
 from medtrain.dataset import MEMORY_BUDGET, Dataset, Examples, load_dataset, load_examples, write_splits
-from medtrain.evaluate import Answers, answer, decide, evaluate
+from medtrain.evaluate import answer, decide, evaluate
 from medtrain.layout import SPLITS
 from medtrain.loop import Interval, Trainer
 from medtrain.network import Classifier, NetworkConfig, build_network, network_config
 from medtrain.phantom import write_phantom
 from medtrain.processes import Process
 from medtrain.recipe import Recipe, describe
+from medtrain.report import Report
 from medtrain.weights import load_weights
 
-RESULTS = ("ckpt.pt", "last.pt", "metrics.json", "splits.csv")
+RESULTS = ("ckpt.pt", "last.pt", "metrics.json", "report.html", "splits.csv")
 STATE_KEYS = {"created", "torch", "recipe", "data_sha256", "finished", "seconds", "trainer"}
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 
@@ -267,11 +268,13 @@ class _Run:
         """Measure the best weights on validation and test images, and write the results."""
         seconds = self.seconds + time.monotonic() - start
         self.classifier.load_state_dict(self.trainer.progress.best_state)
-        answers = {name: self._answer(name) for name in ("validation", "test")}
+        examples = {"validation": self.trainer.validation, "test": self._load("test")}
+        answers = {name: answer(self.classifier, loaded, self.dataset.split(name)) for name, loaded in examples.items()}
         self.spec = decide(self.spec, answers["validation"], answers["test"], self.recipe.decisions)
         measured: dict[str, Any] = {name: evaluate(found, self.spec) for name, found in answers.items()}
         # They were chosen on these very images, so what they do there proves nothing.
-        measured["validation"].pop("operating_points", None)
+        for chosen in ("operating_points", "abstention"):
+            measured["validation"].pop(chosen, None)
         measured["best_epoch"] = self.trainer.best_epoch + 1
         measured["history"] = self.trainer.progress.history
         measured["data"] = self.dataset.summary()
@@ -279,16 +282,21 @@ class _Run:
         if self.options.process.is_first:
             with atomic_file(self.options.out / "metrics.json") as file:
                 json.dump({**measured, "seconds": round(seconds, 1)}, file, indent=2)
+            report = Report(
+                spec=self.spec,
+                recipe=self.recipe,
+                measured=measured,
+                train=self.trainer.train,
+                test=examples["test"],
+                answers=answers["test"],
+            )
+            report.write(self.options.out / "report.html")
         self._save_last(finished=True)
         return measured
 
     def _load(self, split: str) -> Examples:
         with Progress(f"Decoding {split}", len(self.dataset.split(split)), enabled=self.options.speaks) as progress:
             return load_examples(self.dataset, split, self.recipe.input, budget=self.options.memory, step=progress.step)
-
-    def _answer(self, split: str) -> Answers:
-        examples = self.trainer.validation if split == "validation" else self._load(split)
-        return answer(self.classifier, examples, self.dataset.split(split))
 
     def _report_epoch(self) -> None:
         row = self.trainer.progress.history[-1]

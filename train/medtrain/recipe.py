@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medinfer.errors import RecipeError, SpecError
-from medinfer.schema import Schema, schema
+from medinfer.schema import Schema, require, schema
 from medinfer.spec import InputSpec
 from medtrain.author import Card
 
@@ -22,11 +22,6 @@ DEFAULT_RECIPE = "default"
 
 HeadKind = Literal["linear", "batchnorm-256"]
 Pool = Literal["avg", "max"]
-
-
-def _require(condition: bool, path: str, problem: str) -> None:
-    if not condition:
-        raise SpecError(path, problem)
 
 
 @schema
@@ -71,13 +66,13 @@ class Data(Schema):
     def check(self) -> None:
         """Check the ranges, and that `patient` is a regular expression with a group."""
         for name in ("validation", "test"):
-            _require(0 < getattr(self, name) < 0.5, name, f"{getattr(self, name)} is not within (0, 0.5)")
+            require(0 < getattr(self, name) < 0.5, name, f"{getattr(self, name)} is not within (0, 0.5)")
         if self.patient is not None:
             try:
                 groups = re.compile(self.patient).groups
             except re.error as error:
                 raise SpecError("patient", f"{self.patient!r} is not a regular expression: {error}") from None
-            _require(groups >= 1, "patient", f"{self.patient!r} has no group, such as in '^(C[0-9]+)'")
+            require(groups >= 1, "patient", f"{self.patient!r} has no group, such as in '^(C[0-9]+)'")
 
 
 @schema
@@ -92,7 +87,7 @@ class Network(Schema):
 
     def check(self) -> None:
         """Check the range."""
-        _require(0 <= self.dropout < 1, "dropout", f"{self.dropout} is not within [0, 1)")
+        require(0 <= self.dropout < 1, "dropout", f"{self.dropout} is not within [0, 1)")
 
 
 @schema
@@ -112,9 +107,9 @@ class Augment(Schema):
 
     def check(self) -> None:
         """Check the ranges."""
-        _require(0 <= self.rotate <= 180, "rotate", f"{self.rotate} is not within 0..180 degrees")
+        require(0 <= self.rotate <= 180, "rotate", f"{self.rotate} is not within 0..180 degrees")
         for name in ("scale", "shift", "brightness", "contrast"):
-            _require(0 <= getattr(self, name) < 1, name, f"{getattr(self, name)} is not within [0, 1)")
+            require(0 <= getattr(self, name) < 1, name, f"{getattr(self, name)} is not within [0, 1)")
 
 
 @schema
@@ -127,9 +122,9 @@ class Plateau(Schema):
 
     def check(self) -> None:
         """Check the ranges."""
-        _require(0 < self.factor < 1, "factor", f"{self.factor} is not within (0, 1)")
-        _require(self.patience >= 0, "patience", f"{self.patience} is negative")
-        _require(self.min_delta >= 0, "min_delta", f"{self.min_delta} is negative")
+        require(0 < self.factor < 1, "factor", f"{self.factor} is not within (0, 1)")
+        require(self.patience >= 0, "patience", f"{self.patience} is negative")
+        require(self.min_delta >= 0, "min_delta", f"{self.min_delta} is negative")
 
 
 @schema
@@ -175,27 +170,37 @@ class Training(Schema):
     def check(self) -> None:
         """Check the ranges."""
         for name in ("epochs", "batch_size"):
-            _require(getattr(self, name) >= 1, name, f"{getattr(self, name)} is less than 1")
+            require(getattr(self, name) >= 1, name, f"{getattr(self, name)} is less than 1")
         for name in ("weight_decay", "early_stopping", "frozen_epochs"):
-            _require(getattr(self, name) >= 0, name, f"{getattr(self, name)} is negative")
+            require(getattr(self, name) >= 0, name, f"{getattr(self, name)} is negative")
         for name in ("warmup", "label_smoothing"):
-            _require(0 <= getattr(self, name) < 1, name, f"{getattr(self, name)} is not within [0, 1)")
-        _require(self.learning_rate > 0, "learning_rate", f"{self.learning_rate} is not positive")
-        _require(0 < self.backbone_rate <= 1, "backbone_rate", f"{self.backbone_rate} is not within (0, 1]")
-        _require(0 <= self.seed < 2**31, "seed", f"{self.seed} is not within 0..2^31-1")
+            require(0 <= getattr(self, name) < 1, name, f"{getattr(self, name)} is not within [0, 1)")
+        require(self.learning_rate > 0, "learning_rate", f"{self.learning_rate} is not positive")
+        require(0 < self.backbone_rate <= 1, "backbone_rate", f"{self.backbone_rate} is not within (0, 1]")
+        require(0 <= self.seed < 2**31, "seed", f"{self.seed} is not within 0..2^31-1")
 
 
 @schema
 class Decisions(Schema):
-    """What the thresholds on p(positive) are chosen for on the validation images, beside Youden's index; 0 for none."""
+    """What is decided on the validation images.
+
+    `sensitivity` and `specificity` are what thresholds on p(positive) are chosen for beside Youden's index; 0 for none.
+    `coverage` is how often a set of classes shall hold the true one, on average or for each class; 0 for no limits.
+    `familiar` is the share of images like the training's that shall not be taken for outliers.
+    """
 
     sensitivity: float = 0.95
     specificity: float = 0.95
+    coverage: float = 0.9
+    coverage_per_class: bool = False
+    familiar: float = 0.95
 
     def check(self) -> None:
         """Check the ranges."""
         for name in ("sensitivity", "specificity"):
-            _require(0 <= getattr(self, name) <= 1, name, f"{getattr(self, name)} is not within [0, 1]")
+            require(0 <= getattr(self, name) <= 1, name, f"{getattr(self, name)} is not within [0, 1]")
+        require(0 <= self.coverage < 1, "coverage", f"{self.coverage} is not within [0, 1)")
+        require(0 < self.familiar < 1, "familiar", f"{self.familiar} is not within (0, 1)")
 
 
 @schema

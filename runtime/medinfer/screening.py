@@ -1,0 +1,101 @@
+"""When not to answer: a set of classes instead of one, and images unlike those that the model was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from medinfer.errors import UsageError
+from medinfer.prediction import Prediction
+from medinfer.spec import Abstention, ModelSpec
+
+Status = Literal["ok", "uncertain", "out_of_distribution"]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What may be said of one image."""
+
+    status: Status
+    """`uncertain` where the set holds not exactly one class; `out_of_distribution` comes first."""
+    classes: tuple[str, ...]
+    """The conformal set: the classes that the image may belong to, in output order; it can be empty."""
+    ood_score: float
+    """Higher is less like the training's images."""
+
+    @property
+    def word(self) -> str:
+        """The status, as a table shows it."""
+        return self.status
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"status": self.status, "set": list(self.classes), "ood_score": round(self.ood_score, 6)}
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A contract's limits, ready to be applied. Made by `find_screen`."""
+
+    key: ClassVar = "screening"
+    width: ClassVar = len("out_of_distribution")
+
+    limits: Abstention
+
+    def decide(self, prediction: Prediction) -> Screening:
+        """Return what may be said of an image; raises the prediction's error if it has none."""
+        likely, logits = prediction.probabilities, prediction.logits
+        found = apply(self.limits, np.array([list(likely.values())]), np.array([list(logits.values())]))
+        inside = tuple(name for name, belongs in zip(likely, found.sets[0], strict=True) if belongs)
+        return Screening(str(found.status[0]), inside, float(found.scores[0]))  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a results file tells of it."""
+        return self.limits.to_json()
+
+
+class Screened(NamedTuple):
+    """What a contract's limits say of several images."""
+
+    sets: Array
+    """The conformal sets, bool (n, classes)."""
+    scores: Array
+    """Higher is less like the training's images, float (n,)."""
+    status: Array
+    """As in `Screening`, str (n,)."""
+
+
+def apply(limits: Abstention, probabilities: Array, logits: Array) -> Screened:
+    """Apply limits to several images.
+
+    Args:
+        limits: The contract's.
+        probabilities: As the contract calibrates them, (n, classes).
+        logits: Raw, (n, classes).
+    """
+    sets, scores = probabilities >= np.array(limits.conformal.thresholds), energy(logits)
+    sure = np.where(sets.sum(axis=1) == 1, "ok", "uncertain")
+    return Screened(sets, scores, np.where(scores > limits.outliers.threshold, "out_of_distribution", sure))
+
+
+def energy(logits: Array) -> Array:
+    """Return -log(sum(exp(logits))), float64 (n,): the higher, the less the network has seen of its classes.
+
+    Liu, W. et al. (2020): Energy-based out-of-distribution detection.
+    """
+    raw = logits.astype(np.float64)
+    largest = raw.max(axis=1)
+    scores: Array = -(largest + np.log(np.exp(raw - largest[:, None]).sum(axis=1)))
+    return scores
+
+
+def find_screen(spec: ModelSpec) -> Screen:
+    """Return the limits of a contract; raises UsageError if it has none."""
+    if spec.abstention is None:
+        hint = "It was trained with coverage = 0 in the recipe's [decisions], or by an earlier medtrain."
+        raise UsageError(f"{spec.name} says nothing of when to abstain", hint=hint)
+    return Screen(spec.abstention)

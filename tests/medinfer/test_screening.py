@@ -1,0 +1,169 @@
+"""When not to answer: sets of classes and outliers, as a contract limits them, in every format of the results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import medinfer
+from medinfer.errors import SpecError, UsageError
+from medinfer.evaluation import abstention, as_text, evaluate
+from medinfer.screening import energy, find_screen
+from medinfer.spec import Abstention, Conformal, Outliers
+
+LIMITS = Abstention(
+    conformal=Conformal(coverage=0.9, thresholds=(0.58, 0.38, 0.58), images=50),
+    outliers=Outliers(threshold=-0.5, familiar=0.95),
+)
+MEDINFER = Path(sys.executable).with_name("medinfer")
+COLOURS = {"red": (255, 0, 0), "mixed": (110, 120, 0), "purple": (110, 0, 117), "black": (0, 0, 0)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, build_model, model_spec):
+    """A model whose logits grow with the colours; pictures of one class, of two, of none, a black one, and none."""
+    folder = tmp_path_factory.mktemp("screening")
+    spec = model_spec(positive=("green", "blue"))
+    build_model(folder / "plain.onnx", spec)
+    plain = medinfer.load(folder / "plain.onnx", "cpu")
+    for name, colour in COLOURS.items():
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((12, 16, 3), colour, np.uint8)[..., ::-1])
+    # Between black, the picture of which the logits are the lowest, and the others.
+    scores = {name: _energy(plain.predict(folder / f"{name}.png")) for name in COLOURS}
+    highest = max(value for name, value in scores.items() if name != "black")
+    assert highest < scores["black"]
+    outliers = Outliers(threshold=(highest + scores["black"]) / 2, familiar=0.95)
+    limits = Abstention(conformal=LIMITS.conformal, outliers=outliers)
+    build_model(folder / "m.onnx", model_spec(positive=("green", "blue"), abstention=limits))
+    (folder / "zero.png").write_bytes(b"")
+    return folder
+
+
+def _energy(prediction):
+    return -math.log(sum(math.exp(value) for value in prediction.logits.values()))
+
+
+def run(folder, *words, model="m.onnx"):
+    files = [*(f"{name}.png" for name in COLOURS), "zero.png"]
+    command = [MEDINFER, *files, "-m", model, "--provider", "cpu", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_model_says_of_each_image_what_may_be_said(folder):
+    model = medinfer.load(folder / "m.onnx", "cpu")
+    screen = medinfer.find_screen(model.spec)
+    red, mixed, purple, black = (screen.decide(model.predict(folder / f"{name}.png")) for name in COLOURS)
+    assert (red.status, red.classes) == ("ok", ("red",))
+    assert (mixed.status, mixed.classes) == ("uncertain", ("red", "green"))
+    assert (purple.status, purple.classes) == ("uncertain", ())
+    assert black.status == "out_of_distribution"
+    assert black.ood_score == pytest.approx(_energy(model.predict(folder / "black.png")), abs=1e-6)
+
+
+def test_nothing_is_screened_unless_it_is_asked_for(folder):
+    done = run(folder, "--format", "jsonl")
+    assert all("screening" not in json.loads(line) for line in done.stdout.splitlines())
+
+
+def test_every_record_has_its_status(folder):
+    done = run(folder, "--format", "jsonl", "--abstain")
+    assert done.returncode == 3
+    *answered, bad = map(json.loads, done.stdout.splitlines())
+    assert [one["screening"]["status"] for one in answered] == ["ok", "uncertain", "uncertain", "out_of_distribution"]
+    assert [one["screening"]["set"] for one in answered][:3] == [["red"], ["red", "green"], []]
+    assert "screening" not in bad
+
+
+def test_a_table_gains_columns_beside_those_of_a_rule(folder):
+    rows = list(csv.DictReader(run(folder, "--format", "csv", "--abstain", "--threshold", "0.5").stdout.splitlines()))
+    assert [row["status"] for row in rows] == ["ok", "uncertain", "uncertain", "out_of_distribution", ""]
+    assert [row["set"] for row in rows][:3] == ["red", "red|green", ""]
+    assert [row["positive"] for row in rows] == ["false", "false", "true", "true", ""]
+    shown = run(folder, "--format", "table", "--abstain", "--threshold", "0.5").stdout.splitlines()
+    assert shown[0].split() == ["label", "probability", "decision", "screening", "path"]
+    assert shown[4].split()[2:4] == ["positive", "out_of_distribution"]
+
+
+def test_parquet_and_the_header_tell_the_limits(folder, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert run(folder, "-o", str(tmp_path / "r.parquet"), "--abstain").returncode == 3
+    table = parquet.read_table(tmp_path / "r.parquet")
+    assert table["set"].to_pylist()[:3] == [["red"], ["red", "green"], []]
+    assert table["status"].to_pylist()[-1] is None
+    told = json.loads(table.schema.metadata[b"medinfer.results"])
+    assert told["screening"]["conformal"]["coverage"] == 0.9
+    assert told["decision"] is None
+
+
+def test_one_file_never_holds_screened_and_unscreened_records(folder, tmp_path):
+    output = str(tmp_path / "r.csv")
+    run(folder, "-o", output, "--abstain", "--max-errors", "0")
+    done = run(folder, "-o", output, "--resume")
+    assert done.returncode == 2
+    assert "screening was" in done.stderr
+    assert run(folder, "-o", output, "--abstain", "--resume").returncode == 3
+
+
+def test_a_model_without_limits_refuses_to_abstain(folder):
+    done = run(folder, "--abstain", model="plain.onnx")
+    assert done.returncode == 2
+    assert "says nothing of when to abstain" in done.stderr
+    assert not done.stdout
+    with pytest.raises(UsageError):
+        find_screen(medinfer.load(folder / "plain.onnx", "cpu").spec)
+
+
+def test_energy_is_minus_the_logarithm_of_the_sum_of_exponentials():
+    logits = np.float32([[1, 2, 3], [1000, 0, 0], [-1000, -1000, -1000]])
+    assert energy(logits) == pytest.approx([-math.log(math.e + math.e**2 + math.e**3), -1000, 1000 - math.log(3)])
+
+
+def test_limits_are_measured_by_hand():
+    labels = np.array([0, 0, 1, 1, 2])
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.35, 0.3, 0.35]])
+    logits = np.array([[2.0, 0, 0], [2, 0, 0], [2, 0, 0], [-9, -9, -9], [2, 0, 0]])
+    found = abstention(labels, probabilities, logits, LIMITS)
+    # Sets: {0}, {0, 1}, {0}, {1} but strange, none.
+    assert found["coverage"] == pytest.approx(3 / 5)
+    assert found["coverage_per_class"] == [1.0, 0.5, 0.0]
+    assert found["set_sizes"] == [1, 3, 1, 0]
+    assert found["answered"] == pytest.approx(2 / 5)
+    assert found["accuracy_answered"] == pytest.approx(1 / 2)
+    assert found["out_of_distribution"] == pytest.approx(1 / 5)
+    low, high = found["coverage_interval"]
+    assert low < 0.6 < high
+
+
+def test_an_evaluation_tells_of_abstention_where_the_contract_knows_it(model_spec):
+    random = np.random.default_rng(0)
+    labels, logits = random.integers(0, 3, 60), random.normal(size=(60, 3))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    told = evaluate(labels, probabilities, model_spec(abstention=LIMITS), logits=logits)
+    assert told["abstention"]["wished"] == 0.9
+    assert "abstaining: coverage" in as_text(told)
+    assert "abstention" not in evaluate(labels, probabilities, model_spec(), logits=logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"thresholds": (0.4, 0.4)}, "abstention.conformal.thresholds"),
+        ({"thresholds": (0.4, 0.4, 1.2)}, "thresholds[2]"),
+        ({"coverage": 1.0}, "coverage"),
+        ({"images": 0}, "images"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(model_spec, change, path):
+    told = LIMITS.to_json()
+    told["conformal"] |= change
+    with pytest.raises(SpecError) as caught:
+        model_spec(abstention=Abstention.from_json(told))
+    assert path in caught.value.path
