@@ -67,7 +67,7 @@ class _Resampled:
         self.scores = Reliability(labels, probabilities)
         self.truth, self.called = np.eye(classes)[labels], np.eye(classes)[probabilities.argmax(axis=1)]
         self.hits = self.truth * self.called
-        self.curves = [_Curve(labels == i, probabilities[:, i]) for i in range(classes)]
+        self.curves = [_AveragePrecision(labels == i, probabilities[:, i]) for i in range(classes)]
         each = [(key, i) for key in ("f1", "average_precision") for i in range(classes)]
         means = [f"{mean} {key}" for mean in ("macro", "weighted") for key in PER_CLASS]
         self.names: list[Any] = [*each, *means, "balanced_accuracy", "macro_average_precision", "brier", "nll"]
@@ -89,24 +89,33 @@ class _Resampled:
         return np.column_stack([each[2], curves, *means, *single])
 
 
-class _Curve:
-    """The average precision of one class for weighted images."""
+class Ranking:
+    """One class against the rest, in the order of falling scores, for weighted images."""
 
     def __init__(self, truth: Array, scores: Array) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        self.truth = truth[self.order].astype(np.float64)
-        ordered = scores[self.order]
+        self._order = np.argsort(-scores, kind="stable")
+        self._truth = truth[self._order].astype(np.float64)
+        ordered = scores[self._order]
         # Images of one score stand or fall together: a threshold lies only behind the last of them.
-        self.ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+        self._ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+
+    def counts(self, weights: Array) -> tuple[Array, Array]:
+        """Return how many of the class, and how many in all, reach each distinct score; (resamples, scores)."""
+        drawn = weights[:, self._order]
+        hits: Array = np.cumsum(drawn * self._truth, axis=1)[:, self._ends]
+        called: Array = np.cumsum(drawn, axis=1)[:, self._ends]
+        return hits, called
+
+
+class _AveragePrecision(Ranking):
+    """The average precision of one class for weighted images."""
 
     def __call__(self, weights: Array) -> Array:
         """Return it for weights (resamples, n)."""
-        drawn = weights[:, self.order]
-        hits = np.cumsum(drawn * self.truth, axis=1)[:, self.ends]
-        called = np.cumsum(drawn, axis=1)[:, self.ends]
-        gained = np.diff(hits, axis=1, prepend=0)
-        if self.truth.all():
+        if self._truth.all():
             return np.full(len(weights), np.nan)  # nothing to be told apart from
+        hits, called = self.counts(weights)
+        gained = np.diff(hits, axis=1, prepend=0)
         areas = np.where(gained > 0, gained * hits / np.maximum(called, 1), 0).sum(axis=1)
         return np.asarray(areas / hits[:, -1])
 

@@ -10,7 +10,7 @@ from medinfer.agreement import softmax
 from medinfer.intervals import wilson
 from medinfer.metrics import measure
 from medinfer.spec import Target
-from medtrain.calibration import choose_threshold, fit_temperature, operating_point, rates, targets
+from medtrain.calibration import choose_threshold, fit_temperature, operating_point, rates_by_threshold, targets
 from medtrain.recipe import Decisions
 
 SENSITIVE, SPECIFIC = (Target(metric=name, value=0.75) for name in ("sensitivity", "specificity"))
@@ -102,7 +102,7 @@ def test_patients_widen_the_interval_of_a_rate():
 
 
 def test_rates_of_thresholds():
-    sensitivity, specificity = rates(ILL, SCORES, np.array([0.0, 0.45, 0.8, 1.0]))
+    sensitivity, specificity = rates_by_threshold(ILL, SCORES, np.array([0.0, 0.45, 0.8, 1.0]))
     assert sensitivity.tolist() == [1, 0.75, 0.5, 0]
     assert specificity.tolist() == [0, 0.75, 1, 1]
 

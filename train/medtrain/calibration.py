@@ -78,7 +78,7 @@ def choose_threshold(ill: Array, scores: Array, target: Target) -> float | None:
     scores = scores.astype(np.float32).astype(np.float64)
     distinct = np.unique(scores)
     candidates = np.concatenate([[0.0], (distinct[1:] + distinct[:-1]) / 2, [(distinct[-1] + 1) / 2]])
-    sensitivity, specificity = rates(ill, scores, candidates)
+    sensitivity, specificity = rates_by_threshold(ill, scores, candidates)
     if target.metric == "youden":
         return float(candidates[np.argmax(sensitivity + specificity)])
     reached = (sensitivity if target.metric == "sensitivity" else specificity) >= float(target.value or 0) - 1e-12
@@ -88,7 +88,7 @@ def choose_threshold(ill: Array, scores: Array, target: Target) -> float | None:
     return float(candidates[chosen])
 
 
-def rates(ill: Array, scores: Array, thresholds: Array) -> tuple[Array, Array]:
+def rates_by_threshold(ill: Array, scores: Array, thresholds: Array) -> tuple[Array, Array]:
     """Return the sensitivity and the specificity of each threshold."""
     positive, negative = np.sort(scores[ill]), np.sort(scores[~ill])
     missed, cleared = np.searchsorted(positive, thresholds), np.searchsorted(negative, thresholds)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from medinfer.errors import MissingExtraError
 from medinfer.intervals import bootstrap, wilson
 from medinfer.metrics import BINS, Labels, Reliability
-from medtrain.calibration import rates
+from medinfer.uncertainty import Ranking
+from medtrain.calibration import rates_by_threshold
 
 try:
     import matplotlib as mpl
@@ -204,7 +205,7 @@ def reliability(labels: Labels, before: Array, after: Array) -> list[Chart]:
 
 def thresholds(ill: Array, scores: Array, points: Mapping[str, float]) -> list[Chart]:
     """Draw sensitivity and specificity by threshold on p(positive), with the operating points."""
-    sensitivity, specificity = rates(ill, scores, GRID)
+    sensitivity, specificity = rates_by_threshold(ill, scores, GRID)
     words = "; ".join(f"{name} at {value:.3f}" for name, value in points.items())
     charts: list[Chart] = []
     with _axes(charts, "Sensitivity and specificity by threshold", words or "no operating points") as axes:
@@ -216,36 +217,22 @@ def thresholds(ill: Array, scores: Array, points: Mapping[str, float]) -> list[C
     return charts
 
 
-class _Points:
-    """The operating points of one class for weighted images: cumulative counts behind every distinct score."""
-
-    def __init__(self, truth: Array, scores: Array) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        self.truth = truth[self.order].astype(np.float64)
-        ordered = scores[self.order]
-        self.ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-
-    def counts(self, weights: Array) -> tuple[Array, Array]:
-        """Return hits and false alarms behind each distinct score, (resamples, scores)."""
-        drawn = weights[:, self.order]
-        return tuple(np.cumsum(drawn * side, axis=1)[:, self.ends] for side in (self.truth, 1 - self.truth))  # type: ignore[return-value]
-
-
-class _Sensitivity(_Points):
+class _Sensitivity(Ranking):
     """Sensitivity on a grid of false-positive rates, (resamples, grid)."""
 
     def __call__(self, weights: Array) -> Array:
-        hits, alarms = self.counts(weights)
+        hits, called = self.counts(weights)
+        alarms = called - hits
         rows = zip(hits / hits[:, -1:], alarms / alarms[:, -1:], strict=True)
         return np.stack([np.interp(GRID, np.append(0, x), np.append(0, y)) for y, x in rows])
 
 
-class _Precision(_Points):
+class _Precision(Ranking):
     """Precision on a grid of recalls, (resamples, grid): the best that a threshold of at least that recall has."""
 
     def __call__(self, weights: Array) -> Array:
-        hits, alarms = self.counts(weights)
-        precision = hits / np.maximum(hits + alarms, 1e-9)
+        hits, called = self.counts(weights)
+        precision = hits / np.maximum(called, 1e-9)
         best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         rows = zip(hits / hits[:, -1:], best, strict=True)
         return np.stack([y[np.searchsorted(x, GRID - 1e-9)] for x, y in rows])
