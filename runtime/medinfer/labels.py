@@ -42,7 +42,7 @@ def find_labelled(
         known = [Labelled(path, label) for path in found if (label := class_of(path, source, classes))]
         others = len(found) - len(known)
     else:
-        rows = _rows(source, root or source.parent, split)
+        rows = _labelled(source, root or source.parent, split)
         known = [row for row in rows if row.label in classes]
         others = len(rows) - len(known)
     if not known:
@@ -50,28 +50,39 @@ def find_labelled(
     return known, others
 
 
-def _rows(table: Path, root: Path, split: str | None) -> list[Labelled]:
+def read_rows(table: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a CSV, each with the number of its line; names and values without the blanks around them.
+
+    Raises:
+        UsageError: The table cannot be read, lacks a required column, or has one twice.
+    """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
-            missing = {"path", "label", *(["split"] if split is not None else [])} - set(columns)
-            if missing:
-                raise UsageError(f"{table}: no column {', '.join(sorted(missing))}; there is {', '.join(columns)}")
-            if len(set(columns)) < len(columns):
-                raise UsageError(f"{table}: a column stands twice: {', '.join(columns)}")
-            rows = [{name: (value or "").strip() for name, value in row.items() if name} for row in reader]
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{table}: {error}") from None
-    found = [
-        Labelled(str(root / row["path"]), row["label"], row.get("patient") or None)
-        for row in rows
-        if split is None or row["split"] == split
-    ]
-    empty = next((i for i, row in enumerate(rows, 2) if not row["path"] or not row["label"]), None)
+        raise UsageError(f"{table}: {getattr(error, 'strerror', None) or error}") from None
+    lacking = sorted(set(required) - set(columns))
+    if lacking:
+        hint = f"The first line names the columns; it has {', '.join(columns) or 'none'}."
+        raise UsageError(f"{table}: no column {' and '.join(lacking)}", hint=hint)
+    if len(set(columns)) < len(columns):
+        raise UsageError(f"{table}: a column stands twice: {', '.join(columns)}")
+    return [(line, {name: (value or "").strip() for name, value in row.items() if name}) for line, row in rows]
+
+
+def _labelled(table: Path, root: Path, split: str | None) -> list[Labelled]:
+    rows = read_rows(table, ["path", "label", *([] if split is None else ["split"])])
+    empty = next((line for line, row in rows if not row["path"] or not row["label"]), None)
     if empty:
         raise UsageError(f"{table}: line {empty} lacks a path or a label")
+    found = [
+        Labelled(str(root / row["path"]), row["label"], row.get("patient") or None)
+        for _, row in rows
+        if split is None or row["split"] == split
+    ]
     twice = [path for path, count in Counter(one.path for one in found).items() if count > 1]
     if twice:
         raise UsageError(f"{table}: {twice[0]} stands in it more than once")

@@ -7,7 +7,6 @@ often have it, and a second copy of everything inside (`cell_images/cell_images`
 
 from __future__ import annotations
 
-import csv
 import filecmp
 import fnmatch
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from medinfer.errors import UsageError
 from medinfer.inputs import is_image_name
+from medinfer.labels import read_rows
 from medtrain.recipe import Data
 
 SPLITS = ("train", "validation", "test")
@@ -235,16 +235,7 @@ def read_manifest(path: Path) -> Found:
     Raises:
         UsageError: A column is missing, or rows are wrong; the first ten are named.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            lacking = {"path", "label"} - set(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if lacking:
-        hint = "The first line names the columns: path,label,patient,split (the last two if wanted)."
-        raise UsageError(f"{path}: no column {' and '.join(sorted(lacking))}", hint=hint)
+    rows = read_rows(path, ("path", "label"))
     samples = [(line, _row_sample(path.parent, row)) for line, row in rows]
     problems = _row_problems(samples)
     if problems:
@@ -253,15 +244,14 @@ def read_manifest(path: Path) -> Found:
     return Found(tuple(sample for _, sample in samples))
 
 
-def _row_sample(folder: Path, row: dict[str, str | None]) -> Sample:
-    values = {key: (value or "").strip() for key, value in row.items() if key in ("path", "label", "patient", "split")}
-    split = values.get("split", "").lower()
+def _row_sample(folder: Path, row: dict[str, str]) -> Sample:
+    split = row.get("split", "").lower()
     return Sample(
-        path=folder / values["path"],
-        name=values["path"],
-        label=values["label"],
+        path=folder / row["path"],
+        name=row["path"],
+        label=row["label"],
         split=SPLIT_FOLDERS.get(split, split),
-        patient=values.get("patient", ""),
+        patient=row.get("patient", ""),
     )
 
 
