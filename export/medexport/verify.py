@@ -175,9 +175,19 @@ def differing_fields(wanted: ModelSpec, found: ModelSpec) -> list[str]:
         f"input.{name}" for name in vars(wanted.input) if getattr(wanted.input, name) != getattr(found.input, name)
     ]
     fields += [] if set(wanted.classes) == set(found.classes) else ["classes"]
-    others = ("task", "calibration", "operating_points", "abstention")
+    others = ("task", "calibration", "operating_points")
     fields += [name for name in others if getattr(wanted, name) != getattr(found, name)]
+    fields += [] if _limits(wanted) == _limits(found) else ["abstention"]
     return fields + ([] if set(wanted.positive) == set(found.positive) else ["positive"])
+
+
+def _limits(spec: ModelSpec) -> Any:
+    """Return a contract's limits in which thresholds go by the names of the classes, as those do."""
+    if spec.abstention is None:
+        return None
+    told = spec.abstention.to_json()
+    told["conformal"]["thresholds"] = dict(zip(spec.classes, spec.abstention.conformal.thresholds, strict=True))
+    return told
 
 
 def _insist_on_contract(wanted: ModelSpec, model: Model) -> None:

@@ -136,7 +136,7 @@ def _csv(stream: IO[str], classes: tuple[str, ...], added: Sequence[str]) -> Cal
 
 def _cell(value: str | bool | float | list[str]) -> str:
     if isinstance(value, list):
-        return "|".join(value)
+        return "|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in value)
     if isinstance(value, bool):
         return str(value).lower()
     return value if isinstance(value, str) else f"{value:.6f}"

@@ -21,7 +21,7 @@ class Screening:
     """What may be said of one image."""
 
     status: Status
-    """`uncertain` where the set holds not exactly one class; `out_of_distribution` comes first."""
+    """`ok` where the set holds the most probable class and no other; else `uncertain`, if not `out_of_distribution`."""
     classes: tuple[str, ...]
     """The conformal set: the classes that the image may belong to, in output order; it can be empty."""
     ood_score: float
@@ -78,7 +78,9 @@ def apply(limits: Abstention, probabilities: Array, logits: Array) -> Screened:
         logits: Raw, (n, classes).
     """
     sets, scores = probabilities >= np.array(limits.conformal.thresholds), energy(logits)
-    sure = np.where(sets.sum(axis=1) == 1, "ok", "uncertain")
+    # With a threshold for each class, the one class of a set need not be the most probable one.
+    alone = (sets.sum(axis=1) == 1) & sets[np.arange(len(sets)), probabilities.argmax(axis=1)]
+    sure = np.where(alone, "ok", "uncertain")
     return Screened(sets, scores, np.where(scores > limits.outliers.threshold, "out_of_distribution", sure))
 
 

@@ -15,6 +15,18 @@ def test_fit_leaves_a_checkpoint_its_metrics_and_its_split(chain):
     rows = list(csv.DictReader((chain / "splits.csv").read_text().splitlines()))
     assert {row["split"] for row in rows} == {"train", "validation", "test"}
     assert all(row["path"].startswith("test/") == (row["split"] == "test") for row in rows)
+    page = (chain / "report.html").read_text(encoding="utf-8")
+    assert f"{metrics['test']['accuracy']:.3f}" in page
+    assert "On 40 test images" in page
+
+
+def test_abstaining_tells_the_status_of_each_image(chain, run):
+    done = run("medinfer", "phantom/test/", "--provider", "cpu", "--abstain", "--format", "jsonl", cwd=chain)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line)["screening"]["status"] for line in done.stdout.splitlines()]
+    told = json.loads((chain / "metrics.json").read_text())["test"]["abstention"]
+    assert found.count("ok") / len(found) == told["answered"]
+    assert found.count("out_of_distribution") / len(found) == told["out_of_distribution"]
 
 
 def test_infer_gives_one_row_per_image_in_order(chain, run):
@@ -52,7 +64,8 @@ def test_the_deployed_file_measures_as_the_checkpoint_does(chain, run):
             assert deployed[key] == pytest.approx(other[key], abs=1e-5), key
         assert deployed["macro_auc"] == pytest.approx(other["macro_auc"], abs=1 / 400)
         assert deployed["ece"] == pytest.approx(other["ece"], abs=1 / deployed["images"])
-        assert deployed["operating_points"] == other["operating_points"]
+        for key in ("operating_points", "abstention"):
+            assert deployed[key] == other[key], key
     assert set(deployed["operating_points"]) == {"sensitivity-95", "specificity-95", "youden"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 import medinfer
 from medinfer.errors import SpecError, UsageError
 from medinfer.evaluation import abstention, as_text, evaluate
-from medinfer.screening import energy, find_screen
+from medinfer.results import record_writer
+from medinfer.screening import apply, energy, find_screen
 from medinfer.spec import Abstention, Conformal, Outliers
 
 LIMITS = Abstention(
@@ -140,6 +142,34 @@ def test_limits_are_measured_by_hand():
     assert found["out_of_distribution"] == pytest.approx(1 / 5)
     low, high = found["coverage_interval"]
     assert low < 0.6 < high
+
+
+def test_an_answer_is_the_most_probable_class_or_none():
+    # With thresholds of its own for each class, the one class of a set can be another.
+    limits = Abstention(
+        conformal=Conformal(coverage=0.9, per_class=True, thresholds=(0.9, 0.05), images=50), outliers=LIMITS.outliers
+    )
+    screened = apply(limits, np.array([[0.8, 0.2], [0.97, 0.03]]), np.array([[2.0, 0], [4, 0]]))
+    assert screened.sets.tolist() == [[False, True], [True, False]]
+    assert screened.status.tolist() == ["uncertain", "ok"]
+
+
+def test_images_of_one_patient_are_no_two_witnesses():
+    labels, logits = np.zeros(40, int), np.tile([2.0, 0, 0], (40, 1))
+    probabilities = np.tile([0.9, 0.1, 0.0], (40, 1))
+    alone = abstention(labels, probabilities, logits, LIMITS)
+    shared = abstention(labels, probabilities, logits, LIMITS, np.arange(40) // 10)
+    for key in ("coverage_interval", "answered_interval", "accuracy_answered_interval"):
+        assert shared[key][0] < alone[key][0] - 0.2
+
+
+def test_a_set_in_a_table_can_be_taken_apart_again(model_spec):
+    stream = io.StringIO()
+    write = record_writer("csv", stream, ("a|b", "c\\"), ["screening"])
+    screening = {"status": "uncertain", "set": ["a|b", "c\\"], "ood_score": 0.5}
+    write({"path": "x", "label": "c", "probability": 1.0, "probabilities": {"c": 1.0}, "screening": screening})
+    cell = list(csv.reader(stream.getvalue().splitlines()))[1][-2]
+    assert cell == "a\\|b|c\\\\"
 
 
 def test_an_evaluation_tells_of_abstention_where_the_contract_knows_it(model_spec):

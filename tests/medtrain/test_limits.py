@@ -15,7 +15,7 @@ def test_the_threshold_is_the_order_statistic_that_promises_the_coverage():
     # Of 19 images, k = floor(20 * 0.1) = 2: between the second smallest and the smallest.
     true = np.arange(1, 20) / 20
     assert least_probability(np.random.default_rng(0).permutation(true), 0.9) == pytest.approx(0.075)
-    assert least_probability(true, 0.95) == pytest.approx(0.05)
+    assert least_probability(true, 0.95) == pytest.approx(0.05 * 0.999)
 
 
 def test_images_too_few_to_promise_anything_leave_every_class_in_the_set():
@@ -30,7 +30,7 @@ def test_equal_probabilities_stay_on_one_side():
 def test_the_score_that_most_images_stay_within():
     scores = np.arange(1, 20) * 1.0
     assert highest_score(scores, 0.9) == pytest.approx(18.5)
-    assert highest_score(scores, 0.99) == 19.0
+    assert highest_score(scores, 0.99) == pytest.approx(19.019)
 
 
 @pytest.mark.parametrize("per_class", [False, True])
@@ -52,6 +52,17 @@ def test_the_coverage_is_what_was_wished_on_images_drawn_alike(per_class):
     assert 0.895 < np.mean(covered) < 0.93
     assert np.mean(within) == pytest.approx(0.95, abs=0.01)
     assert (np.mean(rare) > 0.89) == per_class
+
+
+def test_what_a_deployed_file_cannot_tell_apart_no_threshold_parts():
+    # In float64 these differ; in float32, as a file answers, all but the first two are 1.
+    margins = np.linspace(3, 40, 200)
+    logits = np.stack([margins, np.zeros(200)], axis=1)
+    labels = np.zeros(200, int)
+    limits = choose_limits(labels, softmax(logits), logits, Decisions())
+    found = apply(limits, softmax(logits).astype(np.float32), logits)
+    assert found.sets[:, 0].mean() >= 0.9
+    assert limits.conformal.images == 200
 
 
 def test_no_coverage_means_no_limits():

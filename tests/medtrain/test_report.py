@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from medinfer.spec import ModelSpec, Provenance
+from medtrain import charts
 from medtrain.dataset import Examples
 from medtrain.evaluate import Answers, decide, evaluate
 from medtrain.recipe import load
@@ -165,6 +167,61 @@ def test_pictures_are_what_the_network_sees(tmp_path):
     assert np.abs(shown[..., ::-1].astype(int) - made.train.images[0]).mean() > 20
 
 
+def test_a_roc_curve_goes_through_its_points():
+    # Falling scores: positive, negative, positive, positive and negative together.
+    truth, scores = np.array([True, False, True, True, False]), np.array([0.9, 0.8, 0.7, 0.5, 0.5])
+    (curve,) = charts.Sensitivity(truth, scores)(np.ones((1, 5)))
+    at = dict(zip(np.round(charts.GRID, 2).tolist(), curve, strict=True))
+    assert at[0.0] == pytest.approx(1 / 3)
+    assert at[0.5] == pytest.approx(2 / 3)
+    assert at[0.75] == pytest.approx(5 / 6)
+    assert at[1.0] == 1
+
+
+def test_a_precision_recall_curve_goes_through_its_points():
+    truth, scores = np.array([True, False, True, True, False]), np.array([0.9, 0.8, 0.7, 0.5, 0.5])
+    (curve,) = charts.Precision(truth, scores)(np.ones((1, 5)))
+    at = dict(zip(np.round(charts.GRID, 2).tolist(), curve, strict=True))
+    assert at[0.0] == at[0.33] == 1
+    assert at[0.34] == at[0.66] == pytest.approx(2 / 3)
+    assert at[0.67] == at[1.0] == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize("kind", [charts.Sensitivity, charts.Precision])
+def test_draws_without_a_positive_tell_nothing(kind):
+    curve = kind(np.array([True, False, False]), np.array([0.9, 0.5, 0.1]))
+    assert np.isnan(curve(np.array([[0.0, 2, 1]]))).all()
+
+
+def test_words_say_what_a_chart_shows(text):
+    made = report()
+    (matrix,) = charts.confusion(made.measured["test"]["confusion_matrix"], ("healthy", "tumor"))
+    (right, wrong), _ = made.measured["test"]["confusion_matrix"]
+    assert f"of {right + wrong} healthy: {right} called healthy, {wrong} called tumor" in matrix.words
+    told = made.measured["test"]
+    before = told["uncalibrated"]["ece"]
+    assert f"without temperature: ECE {before:.3f}; with temperature: ECE {told['ece']:.3f}" in text
+
+
+def test_the_page_says_where_a_split_leaks(tmp_path):
+    made = report()
+    data = {**made.measured["data"], "patients": 20}
+    clean = written(replace(made, measured={**made.measured, "data": data}), tmp_path)
+    assert "Images of one known patient stand on one side" in clean
+    data["findings"] = [{"kind": "leakage", "severity": "warning", "message": "12 images leak: allowed", "count": 12}]
+    leaky = written(replace(made, measured={**made.measured, "data": data}), tmp_path)
+    assert "stand on both sides" in leaky
+    assert "stand on one side" not in leaky
+
+
+def test_a_path_of_the_machine_is_not_told(tmp_path):
+    made = report()
+    recipe = load("phantom", ["network.weights=/home/somebody/weights.pt"])
+    page = written(replace(made, recipe=recipe), tmp_path)
+    assert "somebody" not in page
+    assert "weights.pt" in page
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -172,6 +229,9 @@ def test_pictures_are_what_the_network_sees(tmp_path):
         pytest.param(lambda: report(("a", "b", "c"), positive=("b", "c")), id="three classes"),
         pytest.param(lambda: report(tuple(f"class {i}" for i in range(12)), positive=()), id="twelve classes"),
         pytest.param(lambda: report(channels=1), id="gray"),
+        pytest.param(lambda: report(("_x", "stage_$1_$"), positive=("stage_$1_$",)), id="no formula"),
+        pytest.param(lambda: report(("正常", "x" * 200), positive=("正常",)), id="letters without a glyph, long names"),
+        pytest.param(lambda: report(tuple(f"class {i}" for i in range(40)), positive=()), id="forty classes"),
         pytest.param(
             lambda: report(found=answers(40, 2, seed=1, patients=np.arange(40) // 4)), id="patients with several images"
         ),

@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 def choose_limits(labels: Labels, probabilities: Array, logits: Array, wanted: Decisions) -> Abstention | None:
     """Return the contract's limits; None if no coverage is wished.
 
+    What they promise is of images drawn one by one: where images share patients, fewer of them say less.
+
     Args:
         labels: Index of the true class, int (n,), of the validation images.
         probabilities: As the contract calibrates them, (n, classes).
@@ -31,7 +33,8 @@ def choose_limits(labels: Labels, probabilities: Array, logits: Array, wanted: D
     if not wanted.coverage:
         return None
     classes = range(probabilities.shape[1])
-    true = probabilities[np.arange(len(labels)), labels]
+    # To float32, as a deployed file computes them: what it cannot tell apart no threshold may part.
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float32).astype(np.float64)
     if wanted.coverage_per_class:
         thresholds = [least_probability(true[labels == i], wanted.coverage) for i in classes]
     else:
@@ -71,7 +74,7 @@ def highest_score(scores: Array, familiar: float) -> float:
 
 
 def _below(values: Array, k: int) -> float:
-    """Return the middle between the k-th smallest value and the next smaller one, or it alone where there is none."""
+    """Return the middle between the k-th smallest value and the next smaller; a thousandth less if there is none."""
     kth = float(np.sort(values)[k - 1])
     smaller = values[values < kth]
-    return (kth + float(smaller.max())) / 2 if len(smaller) else kth
+    return (kth + float(smaller.max())) / 2 if len(smaller) else kth - abs(kth) / 1000

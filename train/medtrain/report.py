@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -35,6 +35,7 @@ except ImportError:
 Array = npt.NDArray[Any]
 # A page, not an atlas: more classes than that have no curves of their own, more pictures are not looked at.
 MOST_CURVES, MOST_CLASSES, EACH_CLASS, MOST_MISTAKES, MOST_EXAMPLES = 8, 10, 4, 12, 12
+LARGEST_SIDE = 224
 HEADLINES = ("accuracy", "balanced_accuracy", "macro_auc", "sensitivity", "specificity")
 FIGURES = (*HEADLINES, "macro_average_precision", "brier", "nll", "ece", "ece_mass")
 
@@ -64,6 +65,9 @@ class Report:
         test = self.measured["test"]
         data = self.measured["data"]
         recipe = dict(describe(self.recipe))
+        # A path tells of the machine, and maybe of its user.
+        recipe["network"] = {**recipe["network"], "weights": Path(recipe["network"]["weights"]).name}
+        leaks = any(one["kind"] in ("leakage", "drawn-leakage") for one in data["findings"])
         return {
             "disclaimer": DISCLAIMER,
             "version": __version__,
@@ -75,6 +79,8 @@ class Report:
             "test": test,
             "data": data,
             "splits": [split for split in SPLITS if split in data["counts"]],
+            "leaks": leaks,
+            "left_out": len(self.spec.classes) - MOST_CURVES,
             "warnings": [one for one in data["findings"] if one["severity"] == "warning"],
             "headlines": [key for key in HEADLINES if test.get(key) is not None],
             "figures": [key for key in FIGURES if test.get(key) is not None],
@@ -87,21 +93,19 @@ class Report:
         }
 
     def _charts(self) -> Iterator[tuple[str, list[Chart]]]:
-        answers, test = self.answers, self.measured["test"]
-        yield "data", charts.class_counts(self.measured["data"]["counts"])
+        answers, test, patients = self.answers, self.measured["test"], self.answers.patients
+        yield "data", [charts.class_counts(self.measured["data"]["counts"])]
         yield "training", charts.training(self.measured["history"], self._rate, self.measured["best_epoch"])
         yield "confusion", charts.confusion(test["confusion_matrix"], self.spec.classes)
         curves = self._curves()
         both = (charts.receiver_operating_characteristics, charts.precision_recall)
-        yield "curves", [chart for draw in both if curves for chart in draw(curves, answers.patients)]
-        yield (
-            "reliability",
-            charts.reliability(answers.labels, softmax(answers.logits), answers.probabilities(self.spec)),
-        )
+        yield "curves", [draw(curves, patients) for draw in both if curves]
+        sides = (softmax(answers.logits), answers.probabilities(self.spec))
+        yield "reliability", [charts.reliability(answers.labels, *sides, patients)]
         ill, scores = answers.positive(self.spec)
         points = {point.name: point.threshold for point in self.spec.operating_points}
         shown = bool(self.spec.positive) and ill.any() and not ill.all()
-        yield "thresholds", charts.thresholds(ill, scores, points) if shown else []
+        yield "thresholds", [charts.thresholds(ill, scores, points)] if shown else []
 
     def _rate(self, epochs: float) -> float:
         """Return the learning rate after so many epochs; it depends on their share of all alone."""
@@ -165,11 +169,13 @@ class Picture(NamedTuple):
 
 
 def _picture(examples: Examples, k: int, words: str) -> Picture:
-    image: Sequence[Any] | Array = examples.images[k]
+    image = np.ascontiguousarray(examples.images[k][..., ::-1])
+    scale = LARGEST_SIDE / max(image.shape[:2])
+    if scale < 1:
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     # JPEG, for the page is to stay small; nobody measures on a thumbnail.
-    _, encoded = cv2.imencode(
-        ".jpg", np.ascontiguousarray(np.asarray(image)[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88]
-    )
+    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 88])
     return Picture(examples.names[k], words, charts.data_uri(encoded.tobytes(), "image/jpeg"))
 
 
