@@ -1,6 +1,6 @@
-"""A folder that grows: when the first record comes, how much memory is held after 1,000, 10,000 and 100,000 files.
+"""A folder that grows: when the first record comes, how fast it goes and how much memory is held after so many files.
 
-    python -m benchmarks.growth [--files 100000]
+    python -m benchmarks.growth [--files 100000] [--plot growth.png]
 
 The files are links to 600 drawn cells; the network is the smallest, so that everything around it shows.
 """
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.corpus import corpus
 from benchmarks.settings import Subject
@@ -28,29 +29,64 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--plot", type=Path, help="Draw it, as PNG.")
     options = parser.parse_args()
     folder = _linked(corpus(FOLDER, "cells"), options.files)
     model = prepare(Subject(name="malaria_cnn"), 1).form("pixels")
     command = [str(MEDINFER), str(folder), "-m", str(model), "--provider", "cpu", "--quiet"]
-    print(to_stream([*command, "--format", "jsonl"], options.files))
+    marks = to_stream([*command, "--format", "jsonl"], options.files)
+    print(f"to a stream: first record after {marks[0].seconds:.2f} s; " + "; ".join(map(str, marks[1:])))
+    if options.plot:
+        draw(marks[1:], options.plot)
     with tempfile.TemporaryDirectory() as place:
         print(to_file([*command, "-o", f"{place}/results.csv"], Path(place) / "results.csv"))
 
 
-def to_stream(command: list[str], files: int) -> str:
-    """Run to standard output; returns a line of what was seen."""
-    start, told, first = time.monotonic(), [], 0.0
+class Mark(NamedTuple):
+    """What was seen when a record came: how many there were, since when, and how much memory was held."""
+
+    files: int
+    seconds: float
+    mb: float
+    first: float
+
+    @property
+    def rate(self) -> float:
+        """Images a second since the first record."""
+        return self.files / max(self.seconds - self.first, 1e-9)
+
+    def __str__(self) -> str:
+        return f"{self.mb:.0f} MB and {self.rate:.0f} images/s after {self.files:,}"
+
+
+def to_stream(command: list[str], files: int) -> list[Mark]:
+    """Run to standard output; returns a mark at the first record, and at each power of ten from 100 on."""
+    start, marks = time.monotonic(), []
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         for count, _ in enumerate(process.stdout, 1):
-            first = first or time.monotonic() - start
-            if count in (1000, 10_000, 100_000, files):
-                told.append(f"{_resident(process.pid):.0f} MB after {count:,}")
-    seconds = time.monotonic() - start
+            if count in {1, 100, 1000, 10_000, 100_000, files}:
+                seconds = time.monotonic() - start
+                marks.append(Mark(count, seconds, _resident(process.pid), marks[0].seconds if marks else seconds))
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
-    memory = ", ".join(dict.fromkeys(told))
-    return f"to a stream: first record after {first:.2f} s; {memory}; {files / seconds:.0f} images/s"
+    return marks
+
+
+def draw(marks: list[Mark], path: Path) -> None:
+    """Draw memory and speed by the number of files."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    for axes, name, values in zip(
+        figure.subplots(1, 2),
+        ("resident memory, MB", "images/s since the first record"),
+        ([mark.mb for mark in marks], [mark.rate for mark in marks]),
+        strict=True,
+    ):
+        axes.plot([mark.files for mark in marks], values, marker="o")
+        axes.set(xscale="log", xlabel="files", title=name, ylim=(0, 1.2 * max(values)))
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def to_file(command: list[str], output: Path) -> str:

@@ -116,8 +116,8 @@ def fit(
     """Train on DATA: class folders, train/test folders of them, or a CSV with the columns path,label,patient,split.
 
     Without DATA, trains the built-in phantom on images that it draws itself. Leaves ckpt.pt (the best epoch),
-    report.html, metrics.json, splits.csv and last.pt in --out. Ctrl-C and SIGTERM save and stop; --resume goes on, bit for
-    bit.
+    report.html, metrics.json, splits.csv and last.pt in --out. Ctrl-C and SIGTERM save and stop; --resume goes on, bit
+    for bit.
     """
     from medtrain.recipe import DEFAULT_RECIPE
 
