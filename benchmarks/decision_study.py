@@ -26,6 +26,8 @@ from medinfer.inputs import find_images, name_of
 from medtrain.checkpoint import load_checkpoint, save_checkpoint
 from medtrain.dataset import load_dataset, load_examples
 from medtrain.evaluate import answer, decide, evaluate
+from medtrain.familiarity import learn_familiar
+from medtrain.layout import SPLITS
 from medtrain.recipe import Recipe
 
 RUNS = {
@@ -74,13 +76,13 @@ def study(name: str, run: Path, data: Path, others: Path) -> dict[str, Any]:
     if dataset.sha256 != checkpoint.split_sha256:
         raise SystemExit(f"{run}: {data} are not the images and the split that it was trained on")
     network = checkpoint.classifier()
-    answers = {
-        split: answer(network, load_examples(dataset, split, recipe.input), dataset.split(split))
-        for split in ("validation", "test")
-    }
+    examples = {split: load_examples(dataset, split, recipe.input) for split in SPLITS}
+    config = learn_familiar(network, checkpoint.network, examples["train"].images)
+    answers = {split: answer(network, examples[split], dataset.split(split)) for split in ("validation", "test")}
     spec = decide(checkpoint.spec, answers["validation"], answers["test"], recipe.decisions)
     told = evaluate(answers["test"], spec)
-    save_checkpoint(replace(checkpoint, spec=spec), run / "decided.pt")
+    decided = replace(checkpoint, spec=spec, network=config, state_dict=network.state_dict())
+    save_checkpoint(decided, run / "decided.pt")
     file = run / "decided.onnx"
     _run("medexport", "onnx", run / "decided.pt", "-o", file, "--overwrite", "--quiet")
     root = data.parent if data.suffix == ".csv" else data

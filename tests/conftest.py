@@ -66,6 +66,10 @@ def _build_model(path, spec=None, *, matrix=MATRIX, batch="batch", text=None, ra
         helper.make_node("MatMul", [features, "matrix"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
+    extra = spec.graph.extra_outputs if spec.graph else ()
+    if "ood_score" in extra:  # the darker, the stranger
+        nodes.append(helper.make_node("ReduceMean", [features, "channels"], ["mean"], keepdims=0))
+        nodes.append(helper.make_node("Sub", ["one", "mean"], ["ood_score"]))
     size = [batch, spec.input.height, spec.input.width, spec.input.channels]
     graph = helper.make_graph(
         nodes,
@@ -74,8 +78,11 @@ def _build_model(path, spec=None, *, matrix=MATRIX, batch="batch", text=None, ra
         [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, matrix.shape[1]])
             for name in ("probabilities", "logits")
-        ],
+        ]
+        + [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch]) for name in extra],
         [
+            onnx.numpy_helper.from_array(np.float32(1), "one"),
+            onnx.numpy_helper.from_array(np.int64([1]), "channels"),
             onnx.numpy_helper.from_array(np.float32(1 / 255), "scale"),
             onnx.numpy_helper.from_array(np.int64([1, 2]), "axes"),
             onnx.numpy_helper.from_array(matrix[: spec.input.channels], "matrix"),

@@ -18,10 +18,11 @@ from medexport.verify import ReferenceImages, images_of, judge
 from medinfer.errors import CheckpointError, DisagreementError, UsageError
 from medinfer.files import atomic_file, refuse_existing
 from medinfer.golden import golden_images, make_golden, verify
-from medinfer.model import load
+from medinfer.model import OOD_SCORE, load
 from medinfer.pixels import preprocess
 from medinfer.progress import Progress
 from medinfer.spec import GoldenSample, Graph, ModelSpec
+from medtrain.network import tells_strangers
 
 
 def build_file(
@@ -55,6 +56,8 @@ def build_file(
     graph = graph or Graph()
     if graph != Graph(input=graph.input, batch=graph.batch):
         raise UsageError("graph: only its input and its batch can be chosen")
+    if tells_strangers(source.classifier):
+        graph = replace(graph, extra_outputs=(OOD_SCORE,))
     images = images or images_of(None)
     spec = replace(source.spec, graph=graph)
     model = to_onnx(source.classifier, spec)

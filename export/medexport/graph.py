@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from medinfer.errors import ModelError
-from medinfer.model import INPUTS, OUTPUTS
+from medinfer.model import INPUTS, OOD_SCORE, OUTPUTS
 from medinfer.spec import Graph, ModelSpec
+from medtrain.network import Classifier, tells_strangers
 
 OPSET = 18
 # The exporter writes 10, which onnxruntime 1.17 refuses; nothing in these graphs needs more than 8.
@@ -27,7 +28,7 @@ LARGEST_CONSTANT = 1 << 24
 
 
 class Deployable(nn.Module):
-    """A classifier as a host feeds it; returns probabilities and logits, (batch, classes).
+    """A classifier as a host feeds it: probabilities and logits, (batch, classes), and its score, (batch,), if any.
 
     Args:
         classifier: Takes pixels (batch, C, H, W) on 0..255.
@@ -40,14 +41,20 @@ class Deployable(nn.Module):
         self.temperature = spec.calibration.temperature
         self.takes_pixels = (spec.graph or Graph()).input == "pixels"
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (probabilities, logits)."""
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return (probabilities, logits), and how unlike the training's an image is."""
         # Without contiguous() the tensor stays channels-last, and the exporter surrounds every pooling with
         # arithmetic on shapes.
         pixels = image.permute(0, 3, 1, 2).contiguous() if self.takes_pixels else image * 255
-        logits = cast(Tensor, self.classifier(pixels))
+        scored = tells_strangers(self.classifier)
+        logits, *score = cast(Classifier, self.classifier).scored(pixels) if scored else (self.classifier(pixels),)
         scaled = logits if self.temperature == 1 else logits / self.temperature
-        return torch.softmax(scaled, dim=1), logits
+        return torch.softmax(scaled, dim=1), logits, *score
+
+
+def output_names(classifier: nn.Module) -> list[str]:
+    """Return what the graph's outputs are called."""
+    return [*OUTPUTS, *([OOD_SCORE] if tells_strangers(classifier) else [])]
 
 
 def to_onnx(classifier: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
@@ -85,7 +92,7 @@ def to_program(classifier: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram
                 opset_version=OPSET,
                 external_data=False,
                 input_names=[INPUTS[graph.input]],
-                output_names=OUTPUTS,
+                output_names=output_names(classifier),
                 dynamic_shapes=shapes,
                 verbose=False,
             )

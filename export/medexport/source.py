@@ -19,7 +19,7 @@ from medinfer.errors import CheckpointError, ModelError, SpecError, UsageError
 from medinfer.schema import Schema, schema
 from medinfer.spec import Calibration, InputSpec, ModelSpec, OperatingPoint, Provenance
 from medtrain.checkpoint import load_checkpoint, read_state_dict
-from medtrain.network import Classifier, build_plain_network, predict_logits
+from medtrain.network import Classifier, build_plain_network, predict_logits, predict_scored
 
 MOST_NAMED = 5
 
@@ -35,6 +35,10 @@ class Source:
     def logits(self, tensors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return what torch says: float32 (n, classes) for uint8 (n, H, W, C); the reference of every verdict."""
         return predict_logits(self.classifier, tensors)
+
+    def scored(self, tensors: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Return the logits, and how unlike the training's each image is, float32 (n,), if the network can tell."""
+        return predict_scored(self.classifier, tensors)
 
 
 @schema

@@ -23,6 +23,7 @@ from medinfer.images import ImageSource, read_file, read_image
 from medinfer.inputs import class_of, find_images
 from medinfer.model import Model
 from medinfer.pixels import preprocess
+from medinfer.prediction import Prediction
 from medinfer.progress import Progress
 from medinfer.screening import apply
 from medinfer.spec import Agreement, BeforeAfter, Differences, InputSpec, ModelSpec
@@ -30,6 +31,8 @@ from medinfer.spec import Agreement, BeforeAfter, Differences, InputSpec, ModelS
 BATCHES = (1, 2, 3, 7, 16)
 DEFAULT_IMAGES = 64
 TORCH_CHUNK = 64
+# Of a score between 0 and 1 for all but the strangest images, in fp32.
+SCORE_TOLERANCE = 1e-4
 MOST_NAMED = 3
 
 
@@ -62,6 +65,9 @@ class ReferenceImages:
         return None if name is None else classes.index(name)
 
 
+Scores = npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Answers:
     """What both sides say of the same images, in the order of the source's classes; float32 (images, classes)."""
@@ -76,6 +82,10 @@ class Answers:
     """The file's; a few rows more, where images were run again to fill every batch size."""
     probabilities: Logits
     """The file's, which its labels and decisions come from; as many rows as `logits`."""
+    expected_scores: Scores | None
+    """How unlike the training's the checkpoint finds each image, float32 (images,); None if it cannot tell."""
+    scores: Scores | None
+    """The file's; as many as `logits`."""
 
     @property
     def repeated(self) -> Logits:
@@ -126,6 +136,8 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         )
     _insist(found, answers, reference, "images")
     _insist(stressed, battery, fixed, "patterns")
+    strangest = _score_difference(answers)
+    _score_difference(battery)
     return Agreement(
         images=reference.kind,
         images_sha256=answers.sha256,
@@ -137,6 +149,7 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         battery=_differences(stressed, battery),
         operating_point_flips=_decisions_changed(source.spec, answers),
         status_flips=_statuses_changed(source.spec, answers),
+        max_ood_score=None if strangest is None else _rounded(strangest),
         **_with_labels(source.spec, reference, answers),
     )
 
@@ -221,13 +234,16 @@ def _ask(
     """Ask both sides about the images that can be used; raises UsageError if none can."""
     positions: list[int] = []
     expected: list[Logits] = []
+    expected_scores: list[Scores] = []
     digest = hashlib.sha256()
     for start in range(0, len(reference.images), TORCH_CHUNK):
         chunk = reference.images[start : start + TORCH_CHUNK]
         usable, tensors = _preprocessed(source, chunk, digest)
         positions += [start + i for i in usable]
         if usable:
-            expected.append(source.logits(np.stack(tensors)))
+            logits, scores = source.scored(np.stack(tensors))
+            expected.append(logits)
+            expected_scores += [] if scores is None else [scores]
         progress.step(len(chunk))
     if not positions:
         raise UsageError(f"none of {len(reference.images)} images can be read")
@@ -235,8 +251,17 @@ def _ask(
     if not np.isfinite(answers).all():
         raise CheckpointError("the checkpoint answers NaN or infinity", hint="Did its training diverge?")
     images = [reference.images[i] for i in positions]
-    logits, probabilities = _observed(model, images, source.spec.classes, batches, progress)
-    return Answers(positions, digest.hexdigest(), answers, logits, probabilities)
+    seen = _observed(model, images, batches, progress)
+    logits, probabilities = (
+        np.array([[getattr(one, kind)[name] for name in source.spec.classes] for one in seen], np.float32)
+        for kind in ("logits", "probabilities")
+    )
+    if not expected_scores:
+        return Answers(positions, digest.hexdigest(), answers, logits, probabilities, None, None)
+    observed = np.array([one.ood_score for one in seen], np.float32)
+    return Answers(
+        positions, digest.hexdigest(), answers, logits, probabilities, np.concatenate(expected_scores), observed
+    )
 
 
 def _preprocessed(
@@ -256,19 +281,15 @@ def _preprocessed(
 
 
 def _observed(
-    model: Model, images: Sequence[ImageSource], classes: Sequence[str], batches: Sequence[int], progress: Progress
-) -> tuple[Logits, Logits]:
-    """Return the file's logits and probabilities in the order of `classes`.
-
-    On every image, and in at least one batch of each size.
-    """
+    model: Model, images: Sequence[ImageSource], batches: Sequence[int], progress: Progress
+) -> list[Prediction]:
+    """Return the file's answers on every image, and in at least one batch of each size."""
     queue = islice(cycle(images), max(len(images), sum(batches)))
-    logits: list[list[float]] = []
-    probabilities: list[list[float]] = []
+    answers: list[Prediction] = []
     for size in cycle(batches):
         batch = list(islice(queue, size))
         if not batch:
-            return np.array(logits, np.float32), np.array(probabilities, np.float32)
+            return answers
         try:
             predictions = model.predict_batch(batch)
         except ModelError as error:
@@ -276,9 +297,7 @@ def _observed(
         for seen in predictions:
             if seen.error:
                 raise DisagreementError(f"the file refuses an image that the checkpoint takes: {seen.error}")
-            raw, scores = seen.logits, seen.probabilities
-            logits.append([raw[name] for name in classes])
-            probabilities.append([scores[name] for name in classes])
+        answers += predictions
         progress.step(len(batch))
     raise AssertionError  # cycle() never ends
 
@@ -338,11 +357,24 @@ def _decisions_changed(spec: ModelSpec, answers: Answers) -> dict[str, int]:
 
 def _statuses_changed(spec: ModelSpec, answers: Answers) -> int | None:
     """Return on how many images the file abstains otherwise."""
-    if spec.abstention is None:
+    if spec.abstention is None or answers.expected_scores is None or answers.scores is None:
         return None
-    before = apply(spec.abstention, softmax(answers.expected, spec.calibration.temperature), answers.expected)
-    after = apply(spec.abstention, _once(answers), answers.logits[: len(answers.expected)])
+    own = softmax(answers.expected, spec.calibration.temperature)
+    before = apply(spec.abstention, own, answers.expected_scores)
+    after = apply(spec.abstention, _once(answers), answers.scores[: len(answers.expected)])
     return int(np.count_nonzero(before.status != after.status))
+
+
+def _score_difference(answers: Answers) -> float | None:
+    """Return the largest difference of a score of how strange an image is; raises DisagreementError beyond rounding."""
+    if answers.expected_scores is None or answers.scores is None:
+        return None
+    wanted = answers.expected_scores[np.arange(len(answers.scores)) % len(answers.expected)]
+    found = float(np.abs(wanted - answers.scores).max())
+    allowed = SCORE_TOLERANCE * max(1.0, float(np.abs(wanted).max()))
+    if not found <= allowed:
+        raise DisagreementError(f"the scores of unlike images differ by {found:.2g} (allowed {allowed:.2g})")
+    return found
 
 
 def _once(answers: Answers) -> Logits:

@@ -81,12 +81,14 @@ class Conformal(Schema):
 
 @schema
 class Outliers(Schema):
-    """An image is out of distribution if its score is over the threshold.
+    """An image is out of distribution if its score, the graph's output `ood_score`, is over the threshold.
 
-    `energy` is -log(sum(exp(logits))). `familiar` is the share of images like the training's that lie within.
+    `residual` is the share of the features' square that lies outside the directions in which those of training images
+    vary (after Wang, H. et al. (2022): ViM). `familiar` is the share of images like the training's that shall be
+    within.
     """
 
-    score: Literal["energy"] = "energy"
+    score: Literal["residual"] = "residual"
     threshold: float
     familiar: float
 

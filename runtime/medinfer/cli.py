@@ -321,8 +321,10 @@ def evaluate(
         raise UsageError(f"{data}: none of {len(known)} images could be read")
     labels = np.array([opened.classes.index(one.label) for one, _ in answered])
     patients = known_patients([one.patient for one, _ in answered])
-    probabilities, logits = (np.stack([getattr(found, name) for _, found in answered]) for name in ("scores", "raw"))
-    measured = evaluation.evaluate(labels, probabilities, opened.spec, patients, logits=logits)
+    probabilities = np.stack([found.scores for _, found in answered if found.scores is not None])
+    told = [found.ood_score for _, found in answered]
+    scores = None if None in told else np.array(told)
+    measured = evaluation.evaluate(labels, probabilities, opened.spec, patients, scores=scores)
     if others and not quiet:
         tell(f"{others} images are of no class of the model and are not counted")
     click.echo(json.dumps({**measured, "failed": failed}) if as_json else evaluation.as_text(measured))

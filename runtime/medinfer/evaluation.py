@@ -23,7 +23,7 @@ def evaluate(
     spec: ModelSpec,
     patients: Array | None = None,
     *,
-    logits: Array | None = None,
+    scores: Array | None = None,
 ) -> dict[str, Any]:
     """Return every metric as JSON values, with `intervals`, and what the contract's decisions do.
 
@@ -34,7 +34,7 @@ def evaluate(
         probabilities: As the contract calibrates them, (n, classes).
         spec: The contract.
         patients: int (n,): the patient of each image, where images share patients.
-        logits: Raw, (n, classes): without them nothing is told of abstention.
+        scores: How unlike the training's each image is, (n,): without them nothing is told of abstention.
     """
     measured = measure(labels, probabilities, spec.classes, spec.positive)
     measured["intervals"] = intervals(labels, probabilities, spec.classes, spec.positive, patients)
@@ -44,13 +44,13 @@ def evaluate(
         points[point.name] = {"threshold": point.threshold, **rates(ill, scores >= point.threshold, patients)}
     if points:
         measured["operating_points"] = points
-    if spec.abstention and logits is not None:
-        measured["abstention"] = abstention(labels, probabilities, logits, spec.abstention, patients)
+    if spec.abstention and scores is not None:
+        measured["abstention"] = abstention(labels, probabilities, scores, spec.abstention, patients)
     return measured
 
 
 def abstention(
-    labels: Labels, probabilities: Probabilities, logits: Array, limits: Abstention, patients: Array | None = None
+    labels: Labels, probabilities: Probabilities, scores: Array, limits: Abstention, patients: Array | None = None
 ) -> dict[str, Any]:
     """Return what a contract's limits do on images whose class is known.
 
@@ -61,11 +61,11 @@ def abstention(
     Args:
         labels: Index of the true class, int (n,).
         probabilities: As the contract calibrates them, (n, classes).
-        logits: Raw, (n, classes).
+        scores: How unlike the training's each image is, (n,).
         limits: The contract's.
         patients: int (n,): the patient of each image, where images share patients.
     """
-    screened = apply(limits, probabilities, logits)
+    screened = apply(limits, probabilities, scores)
     covered = screened.sets[np.arange(len(labels)), labels]
     ok, strange = (screened.status == status for status in ("ok", "out_of_distribution"))
     right = probabilities.argmax(axis=1) == labels

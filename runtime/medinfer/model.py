@@ -30,6 +30,8 @@ CPU_CHUNK, ACCELERATOR_CHUNK = 1, 32
 # What Hugging Face's tools call an image on [0, 1]; others take any name.
 INPUTS = {"pixels": "image", "float": "pixel_values"}
 OUTPUTS = ["probabilities", "logits"]
+# One number for an image, where the contract names it among its outputs.
+OOD_SCORE = "ood_score"
 
 
 def load(
@@ -91,6 +93,7 @@ class Model:
             self.precision = "tf32"
         self._batch = spec.graph.batch if spec.graph else None
         self._takes = spec.graph.input if spec.graph else "pixels"
+        self._outputs = [*OUTPUTS, *([OOD_SCORE] if spec.graph and OOD_SCORE in spec.graph.extra_outputs else [])]
         self.default_chunk = self._batch or (ACCELERATOR_CHUNK if provider.is_accelerator else CPU_CHUNK)
         # An accelerator plans anew for every shape, and some graphs take only one.
         self._pads = provider.is_accelerator or self._batch is not None
@@ -181,7 +184,7 @@ class Model:
         size = self._batch or len(tensors)
         try:
             runs = [
-                self._session.run(OUTPUTS, {self._input: as_fed(tensors[start : start + size], self._takes)})
+                self._session.run(self._outputs, {self._input: as_fed(tensors[start : start + size], self._takes)})
                 for start in range(0, len(tensors), size)
             ]
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
@@ -213,7 +216,8 @@ def _source(image: ImageSource) -> str | None:
 
 def _judge(prediction: Prediction) -> Prediction:
     """Turn an answer that is no number into an error: a NaN must never look like a class."""
-    if np.isfinite(prediction.scores).all() and np.isfinite(prediction.raw).all():  # type: ignore[arg-type]
+    numbers = (prediction.scores, prediction.raw, prediction.strangeness)
+    if all(np.isfinite(one).all() for one in numbers if one is not None):
         return prediction
     error = ImageError("non_finite_output", "the model answered NaN or infinity")
     return Prediction(prediction.source, prediction.classes, error=error)
@@ -247,6 +251,8 @@ def _check_graph(session: onnxruntime.InferenceSession, spec: ModelSpec, path: P
     absent = [name for name in spec.graph.extra_outputs if name not in outputs]
     if absent:
         raise ModelError(f"{path}: its contract promises outputs that it lacks: {', '.join(absent)}")
+    if OOD_SCORE in spec.graph.extra_outputs and outputs[OOD_SCORE] != ("tensor(float)", []):
+        raise ModelError(f"{path}: output {OOD_SCORE!r} is {outputs[OOD_SCORE]}, not one float for each image")
     for name in OUTPUTS:
         if outputs.get(name) != ("tensor(float)", [len(spec.classes)]):
             raise ModelError(f"{path}: output {name!r} is {outputs.get(name)}, not one float for each class")

@@ -25,6 +25,8 @@ class Prediction:
     """Probabilities, float32 (classes,)."""
     raw: npt.NDArray[np.float32] | None = None
     """Logits before calibration and softmax, float32 (classes,)."""
+    strangeness: float | None = None
+    """How unlike the training's images it is; None of a model that cannot tell."""
     error: ImageError | None = None
     """Why there is no answer."""
 
@@ -47,6 +49,13 @@ class Prediction:
     def logits(self) -> dict[str, float]:
         """Every class's raw logit, in output order."""
         return dict(zip(self.classes, self._known(self.raw).tolist(), strict=True))
+
+    @property
+    def ood_score(self) -> float | None:
+        """How unlike the training's images it is, higher is less like them; None of a model that cannot tell."""
+        if self.error is not None:
+            raise self.error
+        return None if self.strangeness is None else float(self.strangeness)
 
     def _known(self, values: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
         if values is None:

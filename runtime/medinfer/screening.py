@@ -48,10 +48,12 @@ class Screen:
 
     def decide(self, prediction: Prediction) -> Screening:
         """Return what may be said of an image; raises the prediction's error if it has none."""
-        likely, logits = prediction.probabilities, prediction.logits
-        found = apply(self.limits, np.array([list(likely.values())]), np.array([list(logits.values())]))
+        likely, score = prediction.probabilities, prediction.ood_score
+        if score is None:
+            raise UsageError("the prediction holds no score of how unlike the training's the image is")
+        found = apply(self.limits, np.array([list(likely.values())]), np.array([score]))
         inside = tuple(name for name, belongs in zip(likely, found.sets[0], strict=True) if belongs)
-        return Screening(str(found.status[0]), inside, float(found.scores[0]))  # type: ignore[arg-type]
+        return Screening(str(found.status[0]), inside, score)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """Return what a results file tells of it."""
@@ -63,36 +65,23 @@ class Screened(NamedTuple):
 
     sets: Array
     """The conformal sets, bool (n, classes)."""
-    scores: Array
-    """Higher is less like the training's images, float (n,)."""
     status: Array
     """As in `Screening`, str (n,)."""
 
 
-def apply(limits: Abstention, probabilities: Array, logits: Array) -> Screened:
+def apply(limits: Abstention, probabilities: Array, scores: Array) -> Screened:
     """Apply limits to several images.
 
     Args:
         limits: The contract's.
         probabilities: As the contract calibrates them, (n, classes).
-        logits: Raw, (n, classes).
+        scores: How unlike the training's each image is, (n,).
     """
-    sets, scores = probabilities >= np.array(limits.conformal.thresholds), energy(logits)
+    sets = probabilities >= np.array(limits.conformal.thresholds)
     # With a threshold for each class, the one class of a set need not be the most probable one.
     alone = (sets.sum(axis=1) == 1) & sets[np.arange(len(sets)), probabilities.argmax(axis=1)]
     sure = np.where(alone, "ok", "uncertain")
-    return Screened(sets, scores, np.where(scores > limits.outliers.threshold, "out_of_distribution", sure))
-
-
-def energy(logits: Array) -> Array:
-    """Return -log(sum(exp(logits))), float64 (n,): the higher, the less the network has seen of its classes.
-
-    Liu, W. et al. (2020): Energy-based out-of-distribution detection.
-    """
-    raw = logits.astype(np.float64)
-    largest = raw.max(axis=1)
-    scores: Array = -(largest + np.log(np.exp(raw - largest[:, None]).sum(axis=1)))
-    return scores
+    return Screened(sets, np.where(scores > limits.outliers.threshold, "out_of_distribution", sure))
 
 
 def find_screen(spec: ModelSpec) -> Screen:

@@ -221,8 +221,8 @@ class Agreement(Schema):
 
     `images` says on which: `synthetic` (drawn ones) or `data`, with `images_sha256` over the content of those used;
     `unusable` counts the others. `battery` is on fixed patterns besides. `operating_point_flips` counts changed
-    decisions, `status_flips` images that one side abstains from otherwise than the other. `accuracy` and `macro_auc`
-    are there where the images' folders told their classes.
+    decisions, `status_flips` images that one side abstains from otherwise than the other, `max_ood_score` is the
+    largest difference of that score. `accuracy` and `macro_auc` are there where the images' folders told their classes.
     """
 
     images: Literal["synthetic", "data"]
@@ -235,6 +235,7 @@ class Agreement(Schema):
     battery: Differences
     operating_point_flips: Mapping[str, int] = field(default_factory=dict)
     status_flips: int | None = None
+    max_ood_score: float | None = None
     accuracy: BeforeAfter | None = None
     macro_auc: BeforeAfter | None = None
 
@@ -283,6 +284,8 @@ class ModelSpec(Schema):
             fits = count == len(self.classes)
             path = "abstention.conformal.thresholds"
             require(fits, path, f"{count} values for {len(self.classes)} classes")
+            known = self.graph is None or "ood_score" in self.graph.extra_outputs
+            require(known, "abstention", "the graph has no output ood_score to hold it to")
         for i, sample in enumerate(self.golden or ()):
             fits = len(sample.logits) == len(self.classes)
             require(fits, f"golden[{i}].logits", f"{len(sample.logits)} values for {len(self.classes)} classes")

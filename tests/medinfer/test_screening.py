@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,42 +14,31 @@ import numpy as np
 import pytest
 
 import medinfer
-from medinfer.errors import SpecError, UsageError
+from medinfer.errors import ModelError, SpecError, UsageError
 from medinfer.evaluation import abstention, as_text, evaluate
 from medinfer.results import record_writer
-from medinfer.screening import apply, energy, find_screen
-from medinfer.spec import Abstention, Conformal, Outliers
+from medinfer.screening import apply, find_screen
+from medinfer.spec import Abstention, Conformal, Graph, Outliers
 
 LIMITS = Abstention(
     conformal=Conformal(coverage=0.9, thresholds=(0.58, 0.38, 0.58), images=50),
-    outliers=Outliers(threshold=-0.5, familiar=0.95),
+    outliers=Outliers(threshold=0.9, familiar=0.95),
 )
+SCORED = Graph(extra_outputs=("ood_score",))
 MEDINFER = Path(sys.executable).with_name("medinfer")
 COLOURS = {"red": (255, 0, 0), "mixed": (110, 120, 0), "purple": (110, 0, 117), "black": (0, 0, 0)}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, build_model, model_spec):
-    """A model whose logits grow with the colours; pictures of one class, of two, of none, a black one, and none."""
+    """A model that finds the dark strange; pictures of one class, of two, of none, a black one, and none."""
     folder = tmp_path_factory.mktemp("screening")
-    spec = model_spec(positive=("green", "blue"))
-    build_model(folder / "plain.onnx", spec)
-    plain = medinfer.load(folder / "plain.onnx", "cpu")
+    build_model(folder / "plain.onnx", model_spec(positive=("green", "blue")))
+    build_model(folder / "m.onnx", model_spec(positive=("green", "blue"), abstention=LIMITS, graph=SCORED))
     for name, colour in COLOURS.items():
         cv2.imwrite(str(folder / f"{name}.png"), np.full((12, 16, 3), colour, np.uint8)[..., ::-1])
-    # Between black, the picture of which the logits are the lowest, and the others.
-    scores = {name: _energy(plain.predict(folder / f"{name}.png")) for name in COLOURS}
-    highest = max(value for name, value in scores.items() if name != "black")
-    assert highest < scores["black"]
-    outliers = Outliers(threshold=(highest + scores["black"]) / 2, familiar=0.95)
-    limits = Abstention(conformal=LIMITS.conformal, outliers=outliers)
-    build_model(folder / "m.onnx", model_spec(positive=("green", "blue"), abstention=limits))
     (folder / "zero.png").write_bytes(b"")
     return folder
-
-
-def _energy(prediction):
-    return -math.log(sum(math.exp(value) for value in prediction.logits.values()))
 
 
 def run(folder, *words, model="m.onnx"):
@@ -67,7 +55,8 @@ def test_a_model_says_of_each_image_what_may_be_said(folder):
     assert (mixed.status, mixed.classes) == ("uncertain", ("red", "green"))
     assert (purple.status, purple.classes) == ("uncertain", ())
     assert black.status == "out_of_distribution"
-    assert black.ood_score == pytest.approx(_energy(model.predict(folder / "black.png")), abs=1e-6)
+    assert black.ood_score == 1
+    assert red.ood_score == pytest.approx(2 / 3)
 
 
 def test_nothing_is_screened_unless_it_is_asked_for(folder):
@@ -123,16 +112,10 @@ def test_a_model_without_limits_refuses_to_abstain(folder):
         find_screen(medinfer.load(folder / "plain.onnx", "cpu").spec)
 
 
-def test_energy_is_minus_the_logarithm_of_the_sum_of_exponentials():
-    logits = np.float32([[1, 2, 3], [1000, 0, 0], [-1000, -1000, -1000]])
-    assert energy(logits) == pytest.approx([-math.log(math.e + math.e**2 + math.e**3), -1000, 1000 - math.log(3)])
-
-
 def test_limits_are_measured_by_hand():
     labels = np.array([0, 0, 1, 1, 2])
     probabilities = np.array([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.35, 0.3, 0.35]])
-    logits = np.array([[2.0, 0, 0], [2, 0, 0], [2, 0, 0], [-9, -9, -9], [2, 0, 0]])
-    found = abstention(labels, probabilities, logits, LIMITS)
+    found = abstention(labels, probabilities, np.array([0.1, 0.2, 0.3, 0.95, 0.4]), LIMITS)
     # Sets: {0}, {0, 1}, {0}, {1} but strange, none.
     assert found["coverage"] == pytest.approx(3 / 5)
     assert found["coverage_per_class"] == [1.0, 0.5, 0.0]
@@ -149,16 +132,16 @@ def test_an_answer_is_the_most_probable_class_or_none():
     limits = Abstention(
         conformal=Conformal(coverage=0.9, per_class=True, thresholds=(0.9, 0.05), images=50), outliers=LIMITS.outliers
     )
-    screened = apply(limits, np.array([[0.8, 0.2], [0.97, 0.03]]), np.array([[2.0, 0], [4, 0]]))
+    screened = apply(limits, np.array([[0.8, 0.2], [0.97, 0.03]]), np.array([0.1, 0.2]))
     assert screened.sets.tolist() == [[False, True], [True, False]]
     assert screened.status.tolist() == ["uncertain", "ok"]
 
 
 def test_images_of_one_patient_are_no_two_witnesses():
-    labels, logits = np.zeros(40, int), np.tile([2.0, 0, 0], (40, 1))
+    labels, scores = np.zeros(40, int), np.full(40, 0.1)
     probabilities = np.tile([0.9, 0.1, 0.0], (40, 1))
-    alone = abstention(labels, probabilities, logits, LIMITS)
-    shared = abstention(labels, probabilities, logits, LIMITS, np.arange(40) // 10)
+    alone = abstention(labels, probabilities, scores, LIMITS)
+    shared = abstention(labels, probabilities, scores, LIMITS, np.arange(40) // 10)
     for key in ("coverage_interval", "answered_interval", "accuracy_answered_interval"):
         assert shared[key][0] < alone[key][0] - 0.2
 
@@ -176,10 +159,12 @@ def test_an_evaluation_tells_of_abstention_where_the_contract_knows_it(model_spe
     random = np.random.default_rng(0)
     labels, logits = random.integers(0, 3, 60), random.normal(size=(60, 3))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    told = evaluate(labels, probabilities, model_spec(abstention=LIMITS), logits=logits)
+    scores = random.random(60)
+    told = evaluate(labels, probabilities, model_spec(abstention=LIMITS, graph=None), scores=scores)
     assert told["abstention"]["wished"] == 0.9
     assert "abstaining: coverage" in as_text(told)
-    assert "abstention" not in evaluate(labels, probabilities, model_spec(), logits=logits)
+    assert "abstention" not in evaluate(labels, probabilities, model_spec(), scores=scores)
+    assert "abstention" not in evaluate(labels, probabilities, model_spec(abstention=LIMITS, graph=None))
 
 
 @pytest.mark.parametrize(
@@ -195,5 +180,19 @@ def test_limits_that_make_no_sense_are_refused(model_spec, change, path):
     told = LIMITS.to_json()
     told["conformal"] |= change
     with pytest.raises(SpecError) as caught:
-        model_spec(abstention=Abstention.from_json(told))
+        model_spec(abstention=Abstention.from_json(told), graph=SCORED)
     assert path in caught.value.path
+
+
+def test_limits_need_a_graph_that_gives_the_score(build_model, model_spec, tmp_path):
+    with pytest.raises(SpecError, match="ood_score"):
+        model_spec(abstention=LIMITS)
+    spec = model_spec(abstention=LIMITS, graph=SCORED)
+    with pytest.raises(ModelError, match="ood_score"):
+        medinfer.load(build_model(tmp_path / "m.onnx", model_spec(), text=spec.dumps()), "cpu")
+
+
+def test_a_prediction_has_the_score_of_a_model_that_gives_one(folder):
+    image = folder / "purple.png"
+    assert medinfer.load(folder / "m.onnx", "cpu").predict(image).ood_score == pytest.approx(1 - 227 / 765, abs=1e-5)
+    assert medinfer.load(folder / "plain.onnx", "cpu").predict(image).ood_score is None

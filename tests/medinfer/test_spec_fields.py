@@ -45,7 +45,7 @@ WHOLE = {
     "operating_points": [POINT],
     "abstention": {
         "conformal": {"coverage": 0.9, "per_class": True, "thresholds": [0.2, 0.3, 0.4], "images": 50},
-        "outliers": {"score": "energy", "threshold": -3.5, "familiar": 0.95},
+        "outliers": {"score": "residual", "threshold": -3.5, "familiar": 0.95},
     },
     "provenance": {
         "recipe": "brain",
@@ -54,7 +54,7 @@ WHOLE = {
         "versions": {"medonnx": "0.1.0"},
         "checkpoint_sha256": "cd",
     },
-    "graph": {"input": "pixels", "batch": 4, "precision": "fp32", "extra_outputs": ["features"]},
+    "graph": {"input": "pixels", "batch": 4, "precision": "fp32", "extra_outputs": ["features", "ood_score"]},
     "agreement": {
         "images": "data",
         "images_sha256": "ef",
@@ -84,6 +84,7 @@ WHOLE = {
         },
         "operating_point_flips": {"screening": 1},
         "status_flips": 2,
+        "max_ood_score": 1e-6,
         "accuracy": {"checkpoint": 0.9, "file": 0.9},
         "macro_auc": {"checkpoint": 0.95, "file": 0.95},
     },
@@ -231,8 +232,8 @@ BAD = {
     "abstention.conformal.thresholds": [[0.2, 0.3], [0.2] * 4, 0.2],
     "abstention.conformal.thresholds[1]": [-0.1, 1.1, "0.3", None],
     "abstention.conformal.images": [0, -1, 1.5, "50"],
-    "abstention.outliers": ["energy", []],
-    "abstention.outliers.score": ["mahalanobis", 1],
+    "abstention.outliers": ["residual", []],
+    "abstention.outliers.score": ["energy", 1],
     "abstention.outliers.threshold": ["1", None, True],
     "abstention.outliers.familiar": [0, 1, 1.5, "0.95"],
     "provenance": ["recipe", []],
@@ -275,6 +276,7 @@ BAD = {
     "agreement.operating_point_flips": [[], 1],
     "agreement.operating_point_flips.screening": [0.5, "1"],
     "agreement.status_flips": [0.5, "1"],
+    "agreement.max_ood_score": ["1", True],
     **{
         f"agreement.{part}.{side}": ["1", None] for part in ("accuracy", "macro_auc") for side in ("checkpoint", "file")
     },
@@ -338,7 +340,7 @@ REQUIRED += ["input.fit.crop.resize", "input.alpha.over", "format"]
 REQUIRED += [f"operating_points[0].{key}" for key in POINT if key != "comparison"] + [
     "operating_points[0].target.metric"
 ]
-OPTIONAL = ("unusable", "operating_point_flips", "status_flips", "accuracy", "macro_auc")
+OPTIONAL = ("unusable", "operating_point_flips", "status_flips", "max_ood_score", "accuracy", "macro_auc")
 REQUIRED += [f"abstention.{key}" for key in ("conformal", "outliers", "outliers.threshold", "outliers.familiar")]
 REQUIRED += [f"abstention.conformal.{key}" for key in ("coverage", "thresholds", "images")]
 REQUIRED += [f"agreement.{key}" for key in WHOLE["agreement"] if key not in OPTIONAL]

@@ -43,8 +43,9 @@ def test_the_coverage_is_what_was_wished_on_images_drawn_alike(per_class):
         labels = random.choice(3, size=400, p=[0.45, 0.45, 0.1])
         centres = np.array([[3, 0, 0], [0, 3, 0], [0, 0, 1]])[labels]
         logits = random.normal(centres)
-        limits = choose_limits(labels[:200], softmax(logits[:200]), logits[:200], wanted)
-        found = apply(limits, softmax(logits[200:]), logits[200:])
+        scores = random.random(400)
+        limits = choose_limits(labels[:200], softmax(logits[:200]), scores[:200], wanted)
+        found = apply(limits, softmax(logits[200:]), scores[200:])
         hits = found.sets[np.arange(200), labels[200:]]
         covered.append(hits.mean())
         rare.append(hits[labels[200:] == 2].mean())
@@ -59,12 +60,12 @@ def test_what_a_deployed_file_cannot_tell_apart_no_threshold_parts():
     margins = np.linspace(3, 40, 200)
     logits = np.stack([margins, np.zeros(200)], axis=1)
     labels = np.zeros(200, int)
-    limits = choose_limits(labels, softmax(logits), logits, Decisions())
-    found = apply(limits, softmax(logits).astype(np.float32), logits)
+    limits = choose_limits(labels, softmax(logits), margins, Decisions())
+    found = apply(limits, softmax(logits).astype(np.float32), margins)
     assert found.sets[:, 0].mean() >= 0.9
     assert limits.conformal.images == 200
 
 
 def test_no_coverage_means_no_limits():
     labels, logits = np.array([0, 1]), np.eye(2)
-    assert choose_limits(labels, softmax(logits), logits, Decisions(coverage=0.0)) is None
+    assert choose_limits(labels, softmax(logits), labels, Decisions(coverage=0.0)) is None

@@ -56,7 +56,7 @@ def answers(count, classes, *, seed, patients=None):
     random = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     logits = random.normal(2.5 * np.eye(classes)[labels]).astype(np.float32)
-    return Answers(labels, logits, patients, ("",) * count)
+    return Answers(labels, logits, random.random(count).astype(np.float32), patients, ("",) * count)
 
 
 def examples(found, side=16, channels=3):
@@ -236,10 +236,13 @@ def test_a_path_of_the_machine_is_not_told(tmp_path):
             lambda: report(found=answers(40, 2, seed=1, patients=np.arange(40) // 4)), id="patients with several images"
         ),
         pytest.param(
-            lambda: report(found=Answers(np.zeros(9, int), np.float32([[3, 0]] * 9), None, ("",) * 9)), id="one class"
+            lambda: report(found=Answers(np.zeros(9, int), np.float32([[3, 0]] * 9), np.zeros(9), None, ("",) * 9)),
+            id="one class",
         ),
         pytest.param(
-            lambda: report(found=Answers(np.array([0, 1] * 5), np.float32([[9, 0], [0, 9]] * 5), None, ("",) * 10)),
+            lambda: report(
+                found=Answers(np.array([0, 1] * 5), np.float32([[9, 0], [0, 9]] * 5), None, None, ("",) * 10)
+            ),
             id="no mistake",
         ),
         pytest.param(lambda: report(history=HISTORY[:1], best_epoch=1), id="one epoch"),

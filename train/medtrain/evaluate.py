@@ -25,7 +25,7 @@ from medtrain.calibration import choose_threshold, fit_temperature, operating_po
 from medtrain.dataset import Examples
 from medtrain.layout import Sample
 from medtrain.limits import choose_limits
-from medtrain.network import predict_logits
+from medtrain.network import predict_scored
 from medtrain.recipe import Decisions
 
 Array = npt.NDArray[Any]
@@ -40,6 +40,8 @@ class Answers:
     labels: Labels
     logits: npt.NDArray[np.float32]
     """Raw, float32 (n, classes)."""
+    scores: npt.NDArray[np.float32] | None
+    """How unlike the training's each image is, float32 (n,); None of a network that cannot tell."""
     patients: Array | None
     """A number for each image's patient, where images share patients."""
     roots: tuple[str, ...]
@@ -56,9 +58,11 @@ class Answers:
 
 def answer(classifier: nn.Module, examples: Examples, samples: Sequence[Sample]) -> Answers:
     """Have a network answer a split's images."""
+    logits, scores = predict_scored(classifier, examples.images)
     return Answers(
         labels=examples.labels,
-        logits=predict_logits(classifier, examples.images),
+        logits=logits,
+        scores=scores,
         patients=known_patients([sample.patient for sample in samples]),
         roots=tuple(sample.root for sample in samples),
     )
@@ -73,8 +77,9 @@ def decide(spec: ModelSpec, validation: Answers, test: Answers, wanted: Decision
     """
     temperature = fit_temperature(validation.logits, validation.labels)
     spec = replace(spec, calibration=Calibration(temperature=temperature))
-    limits = choose_limits(validation.labels, validation.probabilities(spec), validation.logits, wanted)
-    spec = replace(spec, abstention=limits)
+    if validation.scores is not None:
+        limits = choose_limits(validation.labels, validation.probabilities(spec), validation.scores, wanted)
+        spec = replace(spec, abstention=limits)
     if not spec.positive:
         return spec
     found = []
@@ -91,7 +96,7 @@ def evaluate(answers: Answers, spec: ModelSpec) -> dict[str, Any]:
     `uncalibrated` holds what the probabilities were worth without the temperature.
     """
     probabilities = answers.probabilities(spec)
-    measured = evaluation.evaluate(answers.labels, probabilities, spec, answers.patients, logits=answers.logits)
+    measured = evaluation.evaluate(answers.labels, probabilities, spec, answers.patients, scores=answers.scores)
     raw = measure(answers.labels, softmax(answers.logits), spec.classes)
     measured["uncalibrated"] = {key: raw[key] for key in CALIBRATION}
     if len(set(answers.roots)) > 1:
@@ -113,7 +118,7 @@ def evaluate_images(
     Raises:
         UsageError: None of the images can be read.
     """
-    answered, logits = [], []
+    answered, logits, scores = [], [], []
     for start in range(0, len(images), CHUNK):
         chunk, tensors = images[start : start + CHUNK], []
         for image in chunk:
@@ -122,12 +127,15 @@ def evaluate_images(
                 answered.append(image)
             step()
         if tensors:
-            logits.append(predict_logits(classifier, np.stack(tensors)))
+            raw, strange = predict_scored(classifier, np.stack(tensors))
+            logits.append(raw)
+            scores += [] if strange is None else [strange]
     if not answered:
         raise UsageError(f"none of {len(images)} images could be read")
     found = Answers(
         labels=np.array([spec.classes.index(image.label) for image in answered]),
         logits=np.concatenate(logits),
+        scores=np.concatenate(scores) if scores else None,
         patients=known_patients([image.patient for image in answered]),
         roots=("",) * len(answered),
     )

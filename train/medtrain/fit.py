@@ -27,6 +27,7 @@ from medtrain.checkpoint import CHECKPOINT_FORMAT, Checkpoint, load, save, save_
 from medtrain.curves import Curves
 from medtrain.dataset import MEMORY_BUDGET, Dataset, Examples, load_dataset, load_examples, write_splits
 from medtrain.evaluate import answer, decide, evaluate
+from medtrain.familiarity import learn_familiar
 from medtrain.layout import SPLITS
 from medtrain.loop import Interval, Trainer
 from medtrain.network import Classifier, NetworkConfig, build_network, network_config
@@ -260,7 +261,7 @@ class _Run:
                 # last.pt first: it holds the best weights too, so a run killed in between goes on.
                 save(now=True)
                 if trainer.best_epoch == trainer.progress.epoch - 1:
-                    self._save_best({})
+                    self._save_best({}, self.trainer.progress.best_state)
 
             trainer.run(on_batch, on_epoch)
 
@@ -268,6 +269,8 @@ class _Run:
         """Measure the best weights on validation and test images, and write the results."""
         seconds = self.seconds + time.monotonic() - start
         self.classifier.load_state_dict(self.trainer.progress.best_state)
+        if self.recipe.decisions.coverage:
+            self.config = learn_familiar(self.classifier, self.config, self.trainer.train.images)
         examples = {"validation": self.trainer.validation, "test": self._load("test")}
         answers = {name: answer(self.classifier, loaded, self.dataset.split(name)) for name, loaded in examples.items()}
         self.spec = decide(self.spec, answers["validation"], answers["test"], self.recipe.decisions)
@@ -278,7 +281,8 @@ class _Run:
         measured["best_epoch"] = self.trainer.best_epoch + 1
         measured["history"] = self.trainer.progress.history
         measured["data"] = self.dataset.summary()
-        self._save_best({name: measured[name] for name in ("validation", "test")})
+        state = {name: value.detach().cpu() for name, value in self.classifier.state_dict().items()}
+        self._save_best({name: measured[name] for name in ("validation", "test")}, state)
         if self.options.process.is_first:
             with atomic_file(self.options.out / "metrics.json") as file:
                 json.dump({**measured, "seconds": round(seconds, 1)}, file, indent=2)
@@ -307,7 +311,7 @@ class _Run:
                 f"AUC {row['validation_auc']:.4f}"
             )
 
-    def _save_best(self, metrics: Mapping[str, Any]) -> None:
+    def _save_best(self, metrics: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
         if not self.options.process.is_first:
             return
         checkpoint = Checkpoint(
@@ -317,7 +321,7 @@ class _Run:
             split_sha256=self.dataset.sha256,
             data=self.dataset.summary(),
             metrics=metrics,
-            state_dict=self.trainer.progress.best_state,
+            state_dict=state,
         )
         save_checkpoint(checkpoint, self.options.out / "ckpt.pt")
 
@@ -337,7 +341,7 @@ class _Run:
         save(state, self.options.out / "last.pt")
 
 
-def new_classifier(config: NetworkConfig, recipe: Recipe, *, start: bool = True) -> nn.Module:
+def new_classifier(config: NetworkConfig, recipe: Recipe, *, start: bool = True) -> Classifier:
     """Build what is trained, with the recipe's weights unless others will replace them.
 
     Raises:

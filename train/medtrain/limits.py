@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from medinfer.metrics import Labels
-from medinfer.screening import energy
 from medinfer.spec import Abstention, Conformal, Outliers
 from medtrain.recipe import Decisions
 
 Array = npt.NDArray[Any]
 
 
-def choose_limits(labels: Labels, probabilities: Array, logits: Array, wanted: Decisions) -> Abstention | None:
+def choose_limits(labels: Labels, probabilities: Array, scores: Array, wanted: Decisions) -> Abstention | None:
     """Return the contract's limits; None if no coverage is wished.
 
     What they promise is of images drawn one by one: where images share patients, fewer of them say less.
@@ -27,7 +26,7 @@ def choose_limits(labels: Labels, probabilities: Array, logits: Array, wanted: D
     Args:
         labels: Index of the true class, int (n,), of the validation images.
         probabilities: As the contract calibrates them, (n, classes).
-        logits: Raw, (n, classes).
+        scores: How unlike the training's each image is, (n,).
         wanted: The recipe's.
     """
     if not wanted.coverage:
@@ -46,7 +45,7 @@ def choose_limits(labels: Labels, probabilities: Array, logits: Array, wanted: D
             thresholds=tuple(thresholds),
             images=len(labels),
         ),
-        outliers=Outliers(threshold=highest_score(energy(logits), wanted.familiar), familiar=wanted.familiar),
+        outliers=Outliers(threshold=highest_score(scores, wanted.familiar), familiar=wanted.familiar),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Literal, cast
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medinfer.errors import CheckpointError, MissingExtraError, UsageError
-from medinfer.schema import Schema, schema
+from medinfer.schema import Schema, require, schema
 from medinfer.spec import InputSpec
 from medtrain.recipe import HeadKind, Network, Pool
 
@@ -35,15 +36,24 @@ PLAIN_CNNS: Mapping[str, Mapping[str, Sequence[int]]] = {
 # What a checkpoint may say of those, and the largest number in it: a hostile one must not take all memory.
 OWN_KWARGS = {"size", "widths", "pools", "dense"}
 LARGEST, MOST_LAYERS = 4096, 16
+HUNDREDTH = 0.01
 
 
 @schema
 class HeadConfig(Schema):
-    """What stands behind the pooled features."""
+    """What stands behind the pooled features.
+
+    `familiar` counts the directions in which the features of training images vary, once they are known; 0 before.
+    """
 
     classes: int
     dropout: float = 0.0
     kind: HeadKind = "linear"
+    familiar: int = 0
+
+    def check(self) -> None:
+        """Check the range."""
+        require(0 <= self.familiar <= LARGEST, "familiar", f"{self.familiar} is not within 0..{LARGEST}")
 
 
 @schema
@@ -64,12 +74,36 @@ class Head(nn.Sequential):
     `linear` is dropout and one linear map; `batchnorm-256` is BatchNorm, 256 units, ReLU, dropout, the linear map.
     """
 
+    center: Tensor
+    basis: Tensor
+
     def __init__(self, features: int, config: HeadConfig) -> None:
         layers: list[nn.Module] = []
+        self.features, self.familiar = features, config.familiar
         if config.kind == "batchnorm-256":
             layers = [nn.BatchNorm1d(features), nn.Linear(features, 256), nn.ReLU(inplace=True)]
             features = 256
         super().__init__(*layers, nn.Dropout(config.dropout), nn.Linear(features, config.classes))
+        if self.familiar:
+            self.remember(torch.zeros(self.features), torch.zeros(self.features, self.familiar))
+
+    def remember(self, center: Tensor, basis: Tensor) -> None:
+        """Keep where the features of training images lie: their mean (n,), and orthonormal directions (n, k)."""
+        self.familiar = basis.shape[1]
+        self.register_buffer("center", center)
+        self.register_buffer("basis", basis)
+
+    def strangeness(self, features: Tensor) -> Tensor:
+        """Return the share of the features, float (batch,), that lies outside the directions of training images.
+
+        After Wang, H. et al. (2022): ViM: Out-of-distribution with virtual-logit matching, eq. 2, squared, and as a
+        share of the features' own square.
+        """
+        apart = features - self.center
+        outside = apart - (apart @ self.basis) @ self.basis.T
+        # Features of nothing at all, of a black picture, are no division by 0.
+        size = (features * features).sum(1) + HUNDREDTH * (self.center * self.center).sum()
+        return (outside * outside).sum(1) / size
 
 
 class SmallCnn(nn.Module):
@@ -162,6 +196,20 @@ class Classifier(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (batch, classes) for pixels uint8 (batch, channels, H, W)."""
         return cast(Tensor, self.network(image.float() * self.scale + self.offset))
+
+    @property
+    def head(self) -> Head | None:
+        """The network's head, if it is one of ours."""
+        return next((module for module in self.network.modules() if isinstance(module, Head)), None)
+
+    def scored(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (batch, classes), and how strange each image is, float (batch,)."""
+        seen: list[Tensor] = []
+        head = self.head
+        assert head is not None
+        with watched(head, seen):
+            logits = self(image)
+        return logits, head.strangeness(seen[0])
 
 
 def network_config(wanted: Network, spec: InputSpec, *, classes: int) -> NetworkConfig:
@@ -340,12 +388,40 @@ def _adapt_first_convolution(network: nn.Module, in_channels: int) -> None:
     _replace(network, name, new)
 
 
+@contextmanager
+def watched(head: Head, seen: list[Tensor]) -> Iterator[None]:
+    """Keep what comes into a head."""
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def predict_logits(classifier: nn.Module, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return logits, float32 (images, classes), for tensors uint8 (images, H, W, C): fp32, evaluation mode."""
     classifier.eval()
     with torch.inference_mode():
         logits = [classifier(batch).float().cpu().numpy() for batch in _batches(classifier, images)]
     return np.concatenate(logits)
+
+
+def tells_strangers(classifier: nn.Module) -> bool:
+    """Tell whether a classifier knows how unlike the training's an image is."""
+    return isinstance(classifier, Classifier) and classifier.head is not None and classifier.head.familiar > 0
+
+
+def predict_scored(
+    classifier: nn.Module, images: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """Return logits as `predict_logits` does, and how strange each image is, float32 (images,), if that is known."""
+    if not tells_strangers(classifier):
+        return predict_logits(classifier, images), None
+    classifier.eval()
+    with torch.inference_mode():
+        pairs = [cast(Classifier, classifier).scored(batch) for batch in _batches(classifier, images)]
+    logits, scores = (np.concatenate([one.float().cpu().numpy() for one in side]) for side in zip(*pairs, strict=True))
+    return logits, scores
 
 
 def _batches(classifier: nn.Module, images: npt.NDArray[np.uint8]) -> Iterator[Tensor]:
