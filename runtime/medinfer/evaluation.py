@@ -40,8 +40,8 @@ def evaluate(
     measured["intervals"] = intervals(labels, probabilities, spec.classes, spec.positive, patients)
     points = {}
     for point in spec.operating_points:
-        ill, scores = positives(labels, probabilities, spec.classes, point.positive)
-        points[point.name] = {"threshold": point.threshold, **rates(ill, scores >= point.threshold, patients)}
+        ill, likely = positives(labels, probabilities, spec.classes, point.positive)
+        points[point.name] = {"threshold": point.threshold, **rates(ill, likely >= point.threshold, patients)}
     if points:
         measured["operating_points"] = points
     if spec.abstention and scores is not None:

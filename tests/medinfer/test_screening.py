@@ -18,7 +18,7 @@ from medinfer.errors import ModelError, SpecError, UsageError
 from medinfer.evaluation import abstention, as_text, evaluate
 from medinfer.results import record_writer
 from medinfer.screening import apply, find_screen
-from medinfer.spec import Abstention, Conformal, Graph, Outliers
+from medinfer.spec import Abstention, Conformal, Graph, OperatingPoint, Outliers, Target
 
 LIMITS = Abstention(
     conformal=Conformal(coverage=0.9, thresholds=(0.58, 0.38, 0.58), images=50),
@@ -160,7 +160,17 @@ def test_an_evaluation_tells_of_abstention_where_the_contract_knows_it(model_spe
     labels, logits = random.integers(0, 3, 60), random.normal(size=(60, 3))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     scores = random.random(60)
-    told = evaluate(labels, probabilities, model_spec(abstention=LIMITS, graph=None), scores=scores)
+    point = OperatingPoint(
+        name="youden",
+        positive=("green",),
+        threshold=0.3,
+        target=Target(metric="youden"),
+        **dict.fromkeys(("sensitivity", "specificity"), 0.5),
+        **dict.fromkeys(("sensitivity_interval", "specificity_interval"), (0, 1)),
+    )
+    spec = model_spec(abstention=LIMITS, graph=None, positive=("green",), operating_points=(point,))
+    told = evaluate(labels, probabilities, spec, scores=scores)
+    assert told["abstention"]["out_of_distribution"] == np.mean(scores > LIMITS.outliers.threshold)
     assert told["abstention"]["wished"] == 0.9
     assert "abstaining: coverage" in as_text(told)
     assert "abstention" not in evaluate(labels, probabilities, model_spec(), scores=scores)
