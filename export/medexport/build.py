@@ -58,6 +58,9 @@ def build_file(
         raise UsageError("graph: only its input and its batch can be chosen")
     if tells_strangers(source.classifier):
         graph = replace(graph, extra_outputs=(OOD_SCORE,))
+    elif source.spec.abstention:
+        hint = "Take abstention out of the contract, or export what medtrain fit has finished."
+        raise UsageError("its limits for abstaining need a network that knows its training images", hint=hint)
     images = images or images_of(None)
     spec = replace(source.spec, graph=graph)
     model = to_onnx(source.classifier, spec)
@@ -105,10 +108,10 @@ def build_all(
 
 def _golden(source: Source) -> tuple[GoldenSample, ...]:
     pictures = golden_images(source.spec.input.min_side)
-    logits = source.logits(np.stack([preprocess(picture, source.spec.input) for picture in pictures]))
+    logits, scores = source.scored(np.stack([preprocess(picture, source.spec.input) for picture in pictures]))
     if not np.isfinite(logits).all():
         raise CheckpointError("the checkpoint answers NaN or infinity", hint="Did its training diverge?")
-    return make_golden(pictures, logits, source.spec.input)
+    return make_golden(pictures, logits, source.spec.input, scores)
 
 
 def _replay(path: Path) -> None:

@@ -31,7 +31,8 @@ def describe(spec: ModelSpec) -> str:
     )
     return (
         f"{spec.name}: {', '.join(spec.classes)}. Input: {fed}, {'RGB' if size.color == 'rgb' else 'gray'}, resized by "
-        f"OpenCV ({size.interpolation}); mean, std and softmax are inside. Output: probabilities, logits. {DISCLAIMER}"
+        f"OpenCV ({size.interpolation}); mean, std and softmax are inside. Output: "
+        f"{', '.join(['probabilities', 'logits', *(spec.graph or Graph()).extra_outputs])}. {DISCLAIMER}"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from medinfer.errors import UsageError
 from medinfer.files import atomic_file
-from medinfer.model import INPUTS
+from medinfer.model import INPUTS, OOD_SCORE
 from medinfer.spec import CropFit, Graph, ModelSpec, PadFit
 
 TRITON_MAX_BATCH = 32
@@ -93,6 +93,9 @@ def _triton_config(spec: ModelSpec, name: str) -> str:
     fixed = [] if graph.batch is None else [graph.batch]
     dims = fixed + ([size.height, size.width, size.channels] if pixels else [size.channels, size.height, size.width])
     answers = [*fixed, len(spec.classes)]
+    # Triton wants a dimension beside that of the batch; the file has none.
+    score = "dims: [1], reshape: { shape: [] }" if not fixed else f"dims: {fixed}"
+    more = f',\n  {{ name: "{OOD_SCORE}", data_type: TYPE_FP32, {score} }}' if OOD_SCORE in graph.extra_outputs else ""
     batching = "" if fixed else "dynamic_batching { }\n"
     return f"""name: {json.dumps(name)}
 platform: "onnxruntime_onnx"
@@ -102,7 +105,7 @@ input [
 ]
 output [
   {{ name: "probabilities", data_type: TYPE_FP32, dims: {answers}, label_filename: "labels.txt" }},
-  {{ name: "logits", data_type: TYPE_FP32, dims: {answers}, label_filename: "labels.txt" }}
+  {{ name: "logits", data_type: TYPE_FP32, dims: {answers}, label_filename: "labels.txt" }}{more}
 ]
 {batching}"""
 

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
+from medexport.answers import Answers, ask
 from medexport.battery import drawn_images, patterns
 from medexport.source import Source
-from medinfer.agreement import LEAST_SPREAD, TOLERANCES, Comparison, Logits, compare, softmax
-from medinfer.errors import CheckpointError, DisagreementError, ImageError, ModelError, UsageError
+from medinfer.agreement import LEAST_SPREAD, TOLERANCES, Comparison, Logits, compare, compare_scores, softmax
+from medinfer.errors import DisagreementError, UsageError
 from medinfer.golden import enlarged
-from medinfer.images import ImageSource, read_file, read_image
+from medinfer.images import ImageSource
 from medinfer.inputs import class_of, find_images
 from medinfer.model import Model
-from medinfer.pixels import preprocess
-from medinfer.prediction import Prediction
 from medinfer.progress import Progress
 from medinfer.screening import apply
 from medinfer.spec import Agreement, BeforeAfter, Differences, InputSpec, ModelSpec
 
 BATCHES = (1, 2, 3, 7, 16)
 DEFAULT_IMAGES = 64
-TORCH_CHUNK = 64
-# Of a score between 0 and 1 for all but the strangest images, in fp32.
-SCORE_TOLERANCE = 1e-4
 MOST_NAMED = 3
 
 
@@ -63,34 +56,6 @@ class ReferenceImages:
         image = self.images[position]
         name = class_of(image, self.folder, classes) if self.folder and isinstance(image, str) else None
         return None if name is None else classes.index(name)
-
-
-Scores = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What both sides say of the same images, in the order of the source's classes; float32 (images, classes)."""
-
-    positions: Sequence[int]
-    """Where the images stand among those named: some of those may be unusable."""
-    sha256: str
-    """Hash over their content, in order."""
-    expected: Logits
-    """The checkpoint's logits, in torch."""
-    logits: Logits
-    """The file's; a few rows more, where images were run again to fill every batch size."""
-    probabilities: Logits
-    """The file's, which its labels and decisions come from; as many rows as `logits`."""
-    expected_scores: Scores | None
-    """How unlike the training's the checkpoint finds each image, float32 (images,); None if it cannot tell."""
-    scores: Scores | None
-    """The file's; as many as `logits`."""
-
-    @property
-    def repeated(self) -> Logits:
-        """The checkpoint's logits, row for row beside the file's."""
-        return self.expected[np.arange(len(self.logits)) % len(self.expected)]
 
 
 def images_of(folder: str | os.PathLike[str] | None, count: int | None = DEFAULT_IMAGES) -> ReferenceImages:
@@ -125,8 +90,8 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
     fixed = ReferenceImages("synthetic", list(patterns())).fitting(source.spec.input)
     progress = progress or Progress("", enabled=False)
     progress.total = sum(len(images) + max(len(images), sum(batches)) for images in (reference.images, fixed.images))
-    answers = _ask(source, model, reference, batches, progress)
-    battery = _ask(source, model, fixed, batches, progress)
+    answers = ask(source, model, reference, batches, progress)
+    battery = ask(source, model, fixed, batches, progress)
     found, stressed = _compared(source, model, answers), _compared(source, model, battery)
     spread = float(np.ptp(np.concatenate([answers.expected, battery.expected]), axis=0).max())
     if spread < LEAST_SPREAD:
@@ -136,8 +101,8 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         )
     _insist(found, answers, reference, "images")
     _insist(stressed, battery, fixed, "patterns")
-    strangest = _score_difference(answers)
-    _score_difference(battery)
+    strangest = _score_difference(answers, model.precision)
+    _score_difference(battery, model.precision)
     return Agreement(
         images=reference.kind,
         images_sha256=answers.sha256,
@@ -166,6 +131,9 @@ def describe(agreement: Agreement, reference: ReferenceImages) -> str:
     lines += [f"{agreement.unusable} images could not be read and are not counted"] * bool(agreement.unusable)
     lines += [f"tie: {reference.name(position)}" for position in found.ties]
     lines += [f"{name}: {flips} decisions changed" for name, flips in agreement.operating_point_flips.items()]
+    lines += [f"scores of unlike images: at most {agreement.max_ood_score:.1e} off"] * (
+        agreement.max_ood_score is not None
+    )
     lines += [f"abstention: {agreement.status_flips} statuses changed"] * (agreement.status_flips is not None)
     for name, pair in (("accuracy", agreement.accuracy), ("macro AUC", agreement.macro_auc)):
         if pair:
@@ -226,80 +194,6 @@ def stored_precision(path: Path) -> str:
         return "int8"
     matrices = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) >= 2}
     return "fp16" if onnx.TensorProto.FLOAT16 in matrices and onnx.TensorProto.FLOAT not in matrices else "fp32"
-
-
-def _ask(
-    source: Source, model: Model, reference: ReferenceImages, batches: Sequence[int], progress: Progress
-) -> Answers:
-    """Ask both sides about the images that can be used; raises UsageError if none can."""
-    positions: list[int] = []
-    expected: list[Logits] = []
-    expected_scores: list[Scores] = []
-    digest = hashlib.sha256()
-    for start in range(0, len(reference.images), TORCH_CHUNK):
-        chunk = reference.images[start : start + TORCH_CHUNK]
-        usable, tensors = _preprocessed(source, chunk, digest)
-        positions += [start + i for i in usable]
-        if usable:
-            logits, scores = source.scored(np.stack(tensors))
-            expected.append(logits)
-            expected_scores += [] if scores is None else [scores]
-        progress.step(len(chunk))
-    if not positions:
-        raise UsageError(f"none of {len(reference.images)} images can be read")
-    answers = np.concatenate(expected)
-    if not np.isfinite(answers).all():
-        raise CheckpointError("the checkpoint answers NaN or infinity", hint="Did its training diverge?")
-    images = [reference.images[i] for i in positions]
-    seen = _observed(model, images, batches, progress)
-    logits, probabilities = (
-        np.array([[getattr(one, kind)[name] for name in source.spec.classes] for one in seen], np.float32)
-        for kind in ("logits", "probabilities")
-    )
-    if not expected_scores:
-        return Answers(positions, digest.hexdigest(), answers, logits, probabilities, None, None)
-    observed = np.array([one.ood_score for one in seen], np.float32)
-    return Answers(
-        positions, digest.hexdigest(), answers, logits, probabilities, np.concatenate(expected_scores), observed
-    )
-
-
-def _preprocessed(
-    source: Source, images: Sequence[ImageSource], digest: Any
-) -> tuple[list[int], list[npt.NDArray[np.uint8]]]:
-    """Return which images can be used, and their tensors by the checkpoint's own contract, not by the file's."""
-    usable, tensors = [], []
-    for i, image in enumerate(images):
-        try:
-            content = read_file(image) if isinstance(image, str | os.PathLike) else image
-            tensors.append(preprocess(read_image(content, source.spec.input), source.spec.input))
-        except ImageError:
-            continue  # as unusable for the one side as for the other
-        digest.update(hashlib.sha256(content.tobytes() if isinstance(content, np.ndarray) else content).digest())
-        usable.append(i)
-    return usable, tensors
-
-
-def _observed(
-    model: Model, images: Sequence[ImageSource], batches: Sequence[int], progress: Progress
-) -> list[Prediction]:
-    """Return the file's answers on every image, and in at least one batch of each size."""
-    queue = islice(cycle(images), max(len(images), sum(batches)))
-    answers: list[Prediction] = []
-    for size in cycle(batches):
-        batch = list(islice(queue, size))
-        if not batch:
-            return answers
-        try:
-            predictions = model.predict_batch(batch)
-        except ModelError as error:
-            raise DisagreementError(f"the file cannot take what the checkpoint takes: {error}") from None
-        for seen in predictions:
-            if seen.error:
-                raise DisagreementError(f"the file refuses an image that the checkpoint takes: {seen.error}")
-        answers += predictions
-        progress.step(len(batch))
-    raise AssertionError  # cycle() never ends
 
 
 def _compared(source: Source, model: Model, answers: Answers) -> Comparison:
@@ -365,15 +259,16 @@ def _statuses_changed(spec: ModelSpec, answers: Answers) -> int | None:
     return int(np.count_nonzero(before.status != after.status))
 
 
-def _score_difference(answers: Answers) -> float | None:
+def _score_difference(answers: Answers, precision: str) -> float | None:
     """Return the largest difference of a score of how strange an image is; raises DisagreementError beyond rounding."""
     if answers.expected_scores is None or answers.scores is None:
         return None
     wanted = answers.expected_scores[np.arange(len(answers.scores)) % len(answers.expected)]
-    found = float(np.abs(wanted - answers.scores).max())
-    allowed = SCORE_TOLERANCE * max(1.0, float(np.abs(wanted).max()))
-    if not found <= allowed:
-        raise DisagreementError(f"the scores of unlike images differ by {found:.2g} (allowed {allowed:.2g})")
+    found, agrees = compare_scores(wanted, answers.scores, precision)
+    if not agrees:
+        raise DisagreementError(
+            f"the scores of unlike images differ by up to {found:.2g}, beyond what {precision} allows"
+        )
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Logits = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32]
 
 # Below this spread of the logits over the images, any two models agree and a verdict proves nothing.
 LEAST_SPREAD = 0.05
@@ -100,3 +101,18 @@ def softmax(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def compare_scores(reference: Scores, observed: Scores, precision: str) -> tuple[float, bool]:
+    """Return the largest difference of scores of unlike images, and whether each is within its tolerance.
+
+    That is of a logit of spread 1, and grows with a score over 1. NaN agrees with nothing.
+
+    Args:
+        reference: The checkpoint's, float32 (images,).
+        observed: The other side's.
+        precision: What the other side really computed in.
+    """
+    difference = np.abs(reference - observed)
+    allowed = TOLERANCES[precision][0] * np.maximum(1, np.abs(reference))
+    return float(difference.max()), bool((difference <= allowed).all())

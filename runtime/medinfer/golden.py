@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.agreement import TOLERANCES, Comparison, compare
+from medinfer.agreement import TOLERANCES, Comparison, Scores, compare, compare_scores
 from medinfer.errors import ImageError, ModelError
 from medinfer.images import Image, read_image
 from medinfer.model import Model
 from medinfer.pixels import preprocess
+from medinfer.prediction import Prediction
 from medinfer.spec import GoldenSample, InputSpec
 
 # OpenCV's kernels may round one grey level differently from one build or processor to the next.
@@ -39,11 +40,15 @@ class GoldenReport:
     """Share of tensor elements that are not exactly equal."""
     comparison: Comparison
     """The model's logits on the stored images against the checkpoint's."""
+    max_score_difference: float | None
+    """Largest difference of a score of unlike images; None of a model that gives none."""
+    scores_agree: bool
+    """Whether each of them is within the tolerance of what ran."""
 
     @property
     def passes(self) -> bool:
-        """Whether pixels are within one grey level and logits within the tolerance of what ran."""
-        return self.max_level_difference <= ALLOWED_LEVELS and self.comparison.agrees
+        """Whether pixels are within one grey level, logits and scores within the tolerance of what ran."""
+        return self.max_level_difference <= ALLOWED_LEVELS and self.comparison.agrees and self.scores_agree
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -60,6 +65,11 @@ class GoldenReport:
                 found.max_probability_difference if np.isfinite(found.max_probability_difference) else None
             ),
             "label_flips": len(found.flips),
+            "max_ood_score_difference": (
+                None
+                if self.max_score_difference is None or not np.isfinite(self.max_score_difference)
+                else self.max_score_difference
+            ),
         }
 
     def as_text(self) -> str:
@@ -71,6 +81,7 @@ class GoldenReport:
             f"logits: at most {found.max_difference:.2g} off, allowed {found.tolerance:.2g}; {len(found.flips)} flips\n"
             f"probabilities: at most {found.max_probability_difference:.2g} off, "
             f"allowed {found.probability_tolerance:.2g}"
+            + ("" if self.max_score_difference is None else f"\nscores: at most {self.max_score_difference:.2g} off")
         )
 
 
@@ -96,20 +107,29 @@ def enlarged(image: npt.NDArray[np.uint8], min_side: int) -> npt.NDArray[np.uint
 
 
 def make_golden(
-    images: Iterable[npt.NDArray[np.uint8]], logits: npt.NDArray[np.float32], spec: InputSpec
+    images: Sequence[npt.NDArray[np.uint8]],
+    logits: npt.NDArray[np.float32],
+    spec: InputSpec,
+    scores: Scores | None = None,
 ) -> tuple[GoldenSample, ...]:
     """Return the samples for images (uint8 RGB) and the checkpoint's logits on them, float32 (images, classes).
 
-    As many as `MOST_BYTES` hold, and one at least: the tensors of large inputs are large.
+    `scores` is how unlike the training's it finds each, float32 (images,), if it can tell. As many samples as
+    `MOST_BYTES` hold, and one at least: the tensors of large inputs are large.
     """
     samples: list[GoldenSample] = []
     left = MOST_BYTES
-    for image, row in zip(images, logits, strict=True):
+    told = [None] * len(images) if scores is None else scores.tolist()
+    for image, row, score in zip(images, logits, told, strict=True):
         tensor = _to_png(preprocess(image, spec))
         left -= len(tensor)
         if samples and left < 0:
             break
-        samples.append(GoldenSample(image=_to_png(image), tensor=tensor, logits=tuple(float(value) for value in row)))
+        samples.append(
+            GoldenSample(
+                image=_to_png(image), tensor=tensor, logits=tuple(float(value) for value in row), ood_score=score
+            )
+        )
     return tuple(samples)
 
 
@@ -135,6 +155,7 @@ def verify(model: Model) -> GoldenReport:
     observed = np.array([nothing if p.error else list(p.logits.values()) for p in predictions], np.float32)
     answered = np.array([nothing if p.error else list(p.probabilities.values()) for p in predictions], np.float32)
     reference = np.array([sample.logits for sample in samples], np.float32)
+    difference_of_scores, scores_agree = _scores(samples, predictions, model.precision)
     return GoldenReport(
         samples=len(samples),
         max_level_difference=int(difference.max()),
@@ -146,7 +167,20 @@ def verify(model: Model) -> GoldenReport:
             precision=model.precision,
             temperature=model.spec.calibration.temperature,
         ),
+        max_score_difference=difference_of_scores,
+        scores_agree=scores_agree,
     )
+
+
+def _scores(
+    samples: Sequence[GoldenSample], predictions: Sequence[Prediction], precision: str
+) -> tuple[float | None, bool]:
+    told = [sample.ood_score for sample in samples]
+    if None in told:
+        return None, True
+    found = [None if one.error else one.ood_score for one in predictions]
+    observed = np.array([float("nan") if one is None else one for one in found], np.float32)
+    return compare_scores(np.array(told, np.float32), observed, precision)
 
 
 def _to_png(image: npt.NDArray[np.uint8]) -> str:

@@ -251,8 +251,15 @@ def _check_graph(session: onnxruntime.InferenceSession, spec: ModelSpec, path: P
     absent = [name for name in spec.graph.extra_outputs if name not in outputs]
     if absent:
         raise ModelError(f"{path}: its contract promises outputs that it lacks: {', '.join(absent)}")
-    if OOD_SCORE in spec.graph.extra_outputs and outputs[OOD_SCORE] != ("tensor(float)", []):
+    if OOD_SCORE in spec.graph.extra_outputs and (
+        outputs[OOD_SCORE] != ("tensor(float)", []) or not _ranks(session)[OOD_SCORE]
+    ):
         raise ModelError(f"{path}: output {OOD_SCORE!r} is {outputs[OOD_SCORE]}, not one float for each image")
     for name in OUTPUTS:
         if outputs.get(name) != ("tensor(float)", [len(spec.classes)]):
             raise ModelError(f"{path}: output {name!r} is {outputs.get(name)}, not one float for each class")
+
+
+def _ranks(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    """Return the number of dimensions of each output."""
+    return {value.name: len(value.shape) for value in session.get_outputs()}

@@ -242,11 +242,12 @@ class Agreement(Schema):
 
 @schema
 class GoldenSample(Schema):
-    """One synthetic image (PNG), its preprocessed tensor (PNG, lossless; both base64), and the checkpoint's logits."""
+    """One synthetic image (PNG), its preprocessed tensor (PNG, lossless; both base64), and the checkpoint's answers."""
 
     image: str
     tensor: str
     logits: tuple[float, ...]
+    ood_score: float | None = None
 
 
 @schema

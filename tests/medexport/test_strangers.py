@@ -12,12 +12,14 @@ import torch
 
 import medinfer
 from medexport.bisect import first_difference
-from medexport.build import build_file
+from medexport.build import build_all, build_file
 from medexport.graph import to_onnx
+from medexport.sidecars import Sidecars
 from medexport.source import Source
 from medexport.stamp import stamp
 from medexport.verify import images_of, judge
-from medinfer.errors import DisagreementError
+from medinfer.agreement import compare_scores
+from medinfer.errors import DisagreementError, UsageError
 from medinfer.spec import Abstention, Conformal, Graph, Outliers
 from medtrain.familiarity import learn_familiar
 from medtrain.network import network_config
@@ -74,3 +76,46 @@ def test_a_file_whose_scores_are_others_is_refused_though_its_logits_agree(sourc
 def test_a_checkpoint_that_remembers_nothing_gives_a_file_of_two_outputs(exported):
     assert [value.name for value in onnx.load(exported).graph.output] == ["probabilities", "logits"]
     assert medinfer.load(exported, "cpu").spec.agreement.max_ood_score is None
+
+
+def test_its_golden_samples_hold_the_score(source, tmp_path):
+    build_file(remembering(source), tmp_path / "m.onnx")
+    model = medinfer.load(tmp_path / "m.onnx", "cpu")
+    report = medinfer.verify(model)
+    assert report.passes
+    assert report.max_score_difference < 1e-5
+    told = model.spec.to_json()
+    told["golden"][0]["ood_score"] += 0.01
+    model.spec = type(model.spec).from_json(told)
+    moved = medinfer.verify(model)
+    assert not moved.passes
+    assert moved.max_score_difference == pytest.approx(0.01, abs=1e-4)
+
+
+def test_tf32_is_judged_by_what_it_allows():
+    wanted, off = np.float32([0.3, 20.0]), np.float32([0.3004, 20.1])
+    assert not compare_scores(wanted, off, "fp32")[1]
+    assert compare_scores(wanted, off, "tf32")[1]
+    # One strange image must not excuse the others.
+    assert not compare_scores(np.float32([0.3, 100.0]), np.float32([0.305, 100.0]), "fp32")[1]
+    assert not compare_scores(wanted, np.float32([np.nan, 20]), "tf32")[1]
+
+
+def test_limits_without_a_network_that_can_tell_are_refused(source, tmp_path):
+    with pytest.raises(UsageError, match="training images"):
+        build_file(replace(source, spec=replace(source.spec, abstention=LIMITS)), tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize(("batch", "dims"), [(None, "dims: [1], reshape: { shape: [] }"), (2, "dims: [2]")])
+def test_triton_is_told_of_the_score(source, tmp_path, batch, dims):
+    told = remembering(source)
+    build_all(
+        told,
+        tmp_path / "m.onnx",
+        Sidecars(triton=tmp_path / "triton"),
+        graph=Graph(batch=batch),
+        images=images_of(None),
+    )
+    (config,) = (tmp_path / "triton").rglob("config.pbtxt")
+    assert f'{{ name: "ood_score", data_type: TYPE_FP32, {dims} }}' in config.read_text()

@@ -88,7 +88,7 @@ WHOLE = {
         "accuracy": {"checkpoint": 0.9, "file": 0.9},
         "macro_auc": {"checkpoint": 0.95, "file": 0.95},
     },
-    "golden": [{"image": "QUJD", "tensor": "QUJD", "logits": [1.0, -2.0, 0.5]}],
+    "golden": [{"image": "QUJD", "tensor": "QUJD", "logits": [1.0, -2.0, 0.5], "ood_score": 0.25}],
 }
 PAD = {"pad": {"value": 114, "anchor": "top_left"}}
 FORMS = [("input.fit", PAD), ("input.fit", "stretch"), ("input.alpha", "drop"), ("input.dicom.window", "file")]
@@ -286,6 +286,7 @@ BAD = {
     "golden[0].tensor": [None],
     "golden[0].logits": [[1.0, 2.0], [1.0, 2.0, 3.0, 4.0], "1"],
     "golden[0].logits[2]": ["0.5", False],
+    "golden[0].ood_score": ["0.5", True],
 }
 
 
@@ -345,7 +346,7 @@ REQUIRED += [f"abstention.{key}" for key in ("conformal", "outliers", "outliers.
 REQUIRED += [f"abstention.conformal.{key}" for key in ("coverage", "thresholds", "images")]
 REQUIRED += [f"agreement.{key}" for key in WHOLE["agreement"] if key not in OPTIONAL]
 REQUIRED += [f"agreement.{part}.{key}" for part in ("differences", "battery") for key in WHOLE["agreement"][part]]
-REQUIRED += [f"golden[0].{key}" for key in WHOLE["golden"][0]]
+REQUIRED += [f"golden[0].{key}" for key in WHOLE["golden"][0] if key != "ood_score"]
 
 
 @pytest.mark.parametrize("path", REQUIRED)

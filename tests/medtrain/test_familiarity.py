@@ -10,10 +10,9 @@ from medinfer.errors import SpecError
 from medinfer.spec import InputSpec, ModelSpec
 from medtrain.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from medtrain.familiarity import learn_familiar, principal_directions
+from medtrain.head import Head, HeadConfig
 from medtrain.network import (
     Classifier,
-    Head,
-    HeadConfig,
     build_network,
     network_config,
     predict_logits,
@@ -47,6 +46,19 @@ def test_features_within_the_directions_are_familiar_and_others_are_not():
     # 25 of 27 lies outside; a hundredth of the mean's own square, 2, is added below.
     assert head.strangeness(apart).item() == pytest.approx(25 / 27.02, rel=1e-5)
     assert torch.isfinite(head.strangeness(torch.zeros(1, 4))).all()
+
+
+def test_features_of_a_network_that_has_died_are_no_error():
+    head = Head(4, HeadConfig(classes=2))
+    head.remember(*principal_directions(torch.zeros(5, 4), 1))
+    assert head.strangeness(torch.zeros(3, 4)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_training_images_are_enough(count):
+    classifier, config = made()
+    assert learn_familiar(classifier, config, pictures(count)).head.familiar == 1
+    assert np.isfinite(predict_scored(classifier, pictures(3))[1]).all()
 
 
 @pytest.mark.parametrize("head", ["linear", "batchnorm-256"])

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medtrain.network import Classifier, NetworkConfig, predict_logits, watched
+from medtrain.head import watched
+from medtrain.network import EVALUATION_BATCH, Classifier, NetworkConfig, predict_logits
 
 # More images or directions recognised no more: tried on three reference tasks.
 IMAGES, DIRECTIONS = 1000, 64
@@ -30,7 +31,8 @@ def learn_familiar(classifier: Classifier, config: NetworkConfig, images: npt.ND
     chosen = np.unique(np.linspace(0, len(images) - 1, min(IMAGES, len(images))).astype(int))
     seen: list[Tensor] = []
     with watched(head, seen):
-        predict_logits(classifier, images[chosen])
+        for part in np.array_split(chosen, -(-len(chosen) // EVALUATION_BATCH)):
+            predict_logits(classifier, images[part])  # they may lie on a disk, more than memory holds
     features = torch.cat([batch.detach().float().cpu() for batch in seen])
     center, basis = principal_directions(features, min(DIRECTIONS, features.shape[1] // SHARE, len(features) - 1))
     device = next(classifier.parameters()).device

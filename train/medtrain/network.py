@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Literal, cast
 
@@ -19,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from medinfer.errors import CheckpointError, MissingExtraError, UsageError
-from medinfer.schema import Schema, require, schema
+from medinfer.schema import Schema, schema
 from medinfer.spec import InputSpec
-from medtrain.recipe import HeadKind, Network, Pool
+from medtrain.head import LARGEST, Head, HeadConfig, watched
+from medtrain.recipe import Network, Pool
 
 Source = Literal["medtrain", "timm", "torchvision"]
 
@@ -33,27 +33,9 @@ PLAIN_CNNS: Mapping[str, Mapping[str, Sequence[int]]] = {
 }
 
 
-# What a checkpoint may say of those, and the largest number in it: a hostile one must not take all memory.
+# What a checkpoint may say of those: a hostile one must not take all memory.
 OWN_KWARGS = {"size", "widths", "pools", "dense"}
-LARGEST, MOST_LAYERS = 4096, 16
-HUNDREDTH = 0.01
-
-
-@schema
-class HeadConfig(Schema):
-    """What stands behind the pooled features.
-
-    `familiar` counts the directions in which the features of training images vary, once they are known; 0 before.
-    """
-
-    classes: int
-    dropout: float = 0.0
-    kind: HeadKind = "linear"
-    familiar: int = 0
-
-    def check(self) -> None:
-        """Check the range."""
-        require(0 <= self.familiar <= LARGEST, "familiar", f"{self.familiar} is not within 0..{LARGEST}")
+MOST_LAYERS = 16
 
 
 @schema
@@ -66,44 +48,6 @@ class NetworkConfig(Schema):
     in_channels: int
     head: HeadConfig
     pool: Pool = "avg"
-
-
-class Head(nn.Sequential):
-    """Features (batch, n) -> logits: what is learnt afresh for every task.
-
-    `linear` is dropout and one linear map; `batchnorm-256` is BatchNorm, 256 units, ReLU, dropout, the linear map.
-    """
-
-    center: Tensor
-    basis: Tensor
-
-    def __init__(self, features: int, config: HeadConfig) -> None:
-        layers: list[nn.Module] = []
-        self.features, self.familiar = features, config.familiar
-        if config.kind == "batchnorm-256":
-            layers = [nn.BatchNorm1d(features), nn.Linear(features, 256), nn.ReLU(inplace=True)]
-            features = 256
-        super().__init__(*layers, nn.Dropout(config.dropout), nn.Linear(features, config.classes))
-        if self.familiar:
-            self.remember(torch.zeros(self.features), torch.zeros(self.features, self.familiar))
-
-    def remember(self, center: Tensor, basis: Tensor) -> None:
-        """Keep where the features of training images lie: their mean (n,), and orthonormal directions (n, k)."""
-        self.familiar = basis.shape[1]
-        self.register_buffer("center", center)
-        self.register_buffer("basis", basis)
-
-    def strangeness(self, features: Tensor) -> Tensor:
-        """Return the share of the features, float (batch,), that lies outside the directions of training images.
-
-        After Wang, H. et al. (2022): ViM: Out-of-distribution with virtual-logit matching, eq. 2, squared, and as a
-        share of the features' own square.
-        """
-        apart = features - self.center
-        outside = apart - (apart @ self.basis) @ self.basis.T
-        # Features of nothing at all, of a black picture, are no division by 0.
-        size = (features * features).sum(1) + HUNDREDTH * (self.center * self.center).sum()
-        return (outside * outside).sum(1) / size
 
 
 class SmallCnn(nn.Module):
@@ -386,16 +330,6 @@ def _adapt_first_convolution(network: nn.Module, in_channels: int) -> None:
         bias=old.bias is not None,
     )
     _replace(network, name, new)
-
-
-@contextmanager
-def watched(head: Head, seen: list[Tensor]) -> Iterator[None]:
-    """Keep what comes into a head."""
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def predict_logits(classifier: nn.Module, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
