@@ -131,9 +131,8 @@ def describe(agreement: Agreement, reference: ReferenceImages) -> str:
     lines += [f"{agreement.unusable} images could not be read and are not counted"] * bool(agreement.unusable)
     lines += [f"tie: {reference.name(position)}" for position in found.ties]
     lines += [f"{name}: {flips} decisions changed" for name, flips in agreement.operating_point_flips.items()]
-    lines += [f"scores of unlike images: at most {agreement.max_ood_score:.1e} off"] * (
-        agreement.max_ood_score is not None
-    )
+    if agreement.max_ood_score is not None:
+        lines.append(f"scores of unlike images: at most {agreement.max_ood_score:.1e} off")
     lines += [f"abstention: {agreement.status_flips} statuses changed"] * (agreement.status_flips is not None)
     for name, pair in (("accuracy", agreement.accuracy), ("macro AUC", agreement.macro_auc)):
         if pair:
