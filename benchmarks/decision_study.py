@@ -147,7 +147,7 @@ def _outsiders(file: Path, own: list[Path], others: list[Path]) -> dict[str, dic
         truth = np.repeat([0, 1], [len(inside), len(outside)])
         found[folder.parts[-1]] = {
             "auc": float(roc_auc_score(truth, [one.ood_score for one in (*inside, *outside)])),
-            "flagged": statistics.mean(one.status == "out_of_distribution" for one in outside),
+            "flagged": float(np.mean([one.status == "out_of_distribution" for one in outside])),
         }
     return found
 
