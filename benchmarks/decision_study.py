@@ -26,12 +26,12 @@ from medinfer.inputs import find_images, name_of
 from medtrain.checkpoint import load_checkpoint, save_checkpoint
 from medtrain.dataset import load_dataset, load_examples
 from medtrain.evaluate import answer, decide, evaluate
-from medtrain.familiarity import learn_familiar
 from medtrain.layout import SPLITS
+from medtrain.outliers import learn_outliers
 from medtrain.recipe import Recipe
 
+# A folder of runs, and the images that its splits.csv names; None for those that an own folder of `build` holds.
 RUNS = {
-    # folder of runs: (data, where the paths of its splits.csv begin)
     "reference/malaria/ours": "malaria/cell_images",
     "reference/busi/ours": BUSI,
     "reference/brain-tumor-mri/ours": MRI,
@@ -77,7 +77,7 @@ def study(name: str, run: Path, data: Path, others: Path) -> dict[str, Any]:
         raise SystemExit(f"{run}: {data} are not the images and the split that it was trained on")
     network = checkpoint.classifier()
     examples = {split: load_examples(dataset, split, recipe.input) for split in SPLITS}
-    config = learn_familiar(network, checkpoint.network, examples["train"].images)
+    config = learn_outliers(network, checkpoint.network, examples["train"].images)
     answers = {split: answer(network, examples[split], dataset.split(split)) for split in ("validation", "test")}
     spec = decide(checkpoint.spec, answers["validation"], answers["test"], recipe.decisions)
     told = evaluate(answers["test"], spec)
@@ -86,21 +86,8 @@ def study(name: str, run: Path, data: Path, others: Path) -> dict[str, Any]:
     file = run / "decided.onnx"
     _run("medexport", "onnx", run / "decided.pt", "-o", file, "--overwrite", "--quiet")
     root = data.parent if data.suffix == ".csv" else data
-    words = (
-        "evaluate",
-        run / "splits.csv",
-        "--root",
-        root,
-        "--split",
-        "test",
-        "-m",
-        file,
-        "--provider",
-        "cpu",
-        "--json",
-        "-q",
-    )
-    deployed = json.loads(_run("medinfer", *words))
+    images = (run / "splits.csv", "--root", root, "--split", "test")
+    deployed = json.loads(_run("medinfer", "evaluate", *images, "-m", file, "--provider", "cpu", "--json", "-q"))
     test = [sample.path for sample in dataset.split("test")]
     return {
         "run": name,

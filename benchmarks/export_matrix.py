@@ -21,8 +21,9 @@ import torch
 from benchmarks.untrained import SPREAD, classifier
 from medexport.build import build_file
 from medexport.graph import Deployable
+from medexport.reference import images_of
 from medexport.source import Source
-from medexport.verify import BATCHES, images_of
+from medexport.verify import BATCHES
 from medinfer.agreement import compare
 from medinfer.images import ImageSource, read_image
 from medinfer.model import Model, load

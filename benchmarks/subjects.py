@@ -16,9 +16,9 @@ from benchmarks.corpus import corpus
 from benchmarks.settings import Subject
 from benchmarks.untrained import classifier
 from medexport.build import build_all
+from medexport.reference import images_of
 from medexport.sidecars import Sidecars
 from medexport.source import read_checkpoint
-from medexport.verify import images_of
 from medinfer.errors import UsageError
 from medinfer.images import read_image
 from medinfer.inputs import class_of, find_images

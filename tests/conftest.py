@@ -67,7 +67,7 @@ def _build_model(path, spec=None, *, matrix=MATRIX, batch="batch", text=None, ra
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
     extra = spec.graph.extra_outputs if spec.graph else ()
-    if "ood_score" in extra:  # the darker, the stranger
+    if "ood_score" in extra:  # the darker, the farther out
         nodes.append(helper.make_node("ReduceMean", [features, "channels"], ["mean"], keepdims=0))
         nodes.append(helper.make_node("Sub", ["one", "mean"], ["ood_score"]))
     size = [batch, spec.input.height, spec.input.width, spec.input.channels]

@@ -55,7 +55,7 @@ def export(
     require_torch()
     from medexport.build import build_file
     from medexport.source import from_module
-    from medexport.verify import images_of
+    from medexport.reference import images_of
 
     return build_file(from_module(module, spec), path, graph=graph, images=images_of(data, images), overwrite=overwrite)
 

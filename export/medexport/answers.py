@@ -7,11 +7,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from medexport.reference import ReferenceImages
 from medexport.source import Source
 from medinfer.agreement import Logits, Scores
 from medinfer.errors import CheckpointError, DisagreementError, ImageError, ModelError, UsageError
@@ -20,9 +21,6 @@ from medinfer.model import Model
 from medinfer.pixels import preprocess
 from medinfer.prediction import Prediction
 from medinfer.progress import Progress
-
-if TYPE_CHECKING:
-    from medexport.verify import ReferenceImages
 
 TORCH_CHUNK = 64
 
@@ -46,10 +44,9 @@ class Answers:
     scores: Scores | None
     """The file's; as many as `logits`."""
 
-    @property
-    def repeated(self) -> Logits:
-        """The checkpoint's logits, row for row beside the file's."""
-        return self.expected[np.arange(len(self.logits)) % len(self.expected)]
+    def repeated(self, expected: Logits) -> Logits:
+        """Return what the checkpoint says, one row an image, row for row beside what the file says."""
+        return expected[np.arange(len(self.logits)) % len(self.expected)]
 
 
 def ask(

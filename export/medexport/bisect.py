@@ -16,11 +16,12 @@ import torch
 from torch import fx
 
 from medexport.graph import output_names, to_program
+from medexport.reference import ReferenceImages
 from medexport.source import Source
-from medexport.verify import ReferenceImages, differing_fields
+from medexport.verify import differing_fields
 from medinfer.errors import DisagreementError, ImageError, UsageError
 from medinfer.images import read_image
-from medinfer.model import OOD_SCORE, OUTPUTS, as_fed, load
+from medinfer.model import as_fed, load
 from medinfer.pixels import preprocess
 from medinfer.spec import Graph
 
@@ -86,7 +87,7 @@ def first_difference(source: Source, path: str | os.PathLike[str], reference: Re
     fed = as_fed(_tensors(source, reference, graph.batch or IMAGES), graph.input)
     wanted = _in_torch(source, graph, fed)
     observed = _in_file(Path(path), wanted, fed)
-    if all(node.name in (*OUTPUTS, OOD_SCORE) for node in observed):
+    if all(node.name in output_names(source.classifier) for node in observed):
         raise UsageError(f"{path}: no value inside it has a name that this exporter gives", hint="Export it again.")
     for node, values in observed.items():
         difference, span = _difference(wanted[node.name], values)

@@ -11,18 +11,20 @@ import numpy as np
 
 from medexport.bisect import explained
 from medexport.graph import to_onnx
+from medexport.reference import ReferenceImages, images_of
 from medexport.sidecars import Sidecars
 from medexport.source import Source
 from medexport.stamp import stamp
-from medexport.verify import ReferenceImages, images_of, judge
+from medexport.verify import judge
+from medinfer.choices import OOD_SCORE
 from medinfer.errors import CheckpointError, DisagreementError, UsageError
 from medinfer.files import atomic_file, refuse_existing
 from medinfer.golden import golden_images, make_golden, verify
-from medinfer.model import OOD_SCORE, load
+from medinfer.model import load
 from medinfer.pixels import preprocess
 from medinfer.progress import Progress
 from medinfer.spec import GoldenSample, Graph, ModelSpec
-from medtrain.network import tells_strangers
+from medtrain.network import knows_outliers
 
 
 def build_file(
@@ -56,7 +58,7 @@ def build_file(
     graph = graph or Graph()
     if graph != Graph(input=graph.input, batch=graph.batch):
         raise UsageError("graph: only its input and its batch can be chosen")
-    if tells_strangers(source.classifier):
+    if knows_outliers(source.classifier):
         graph = replace(graph, extra_outputs=(OOD_SCORE,))
     elif source.spec.abstention:
         hint = "Take abstention out of the contract, or export what medtrain fit has finished."

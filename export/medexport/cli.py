@@ -14,8 +14,8 @@ from medinfer import __version__
 from medinfer.command import DISCLAIMER, Group, run, tell
 
 if TYPE_CHECKING:
+    from medexport.reference import ReferenceImages
     from medexport.source import Source
-    from medexport.verify import ReferenceImages
     from medinfer.spec import Agreement
 
 
@@ -125,7 +125,7 @@ def onnx(
     _keep_inputs(output, named, spec)
     require_torch()
     from medexport.build import build_all
-    from medexport.verify import images_of
+    from medexport.reference import images_of
     from medinfer.progress import Progress
     from medinfer.spec import Graph
 
@@ -228,7 +228,8 @@ def verify(
     named = _check_source(checkpoint, weights, arch, spec, classes)
     require_torch()
     from medexport.bisect import explained
-    from medexport.verify import images_of, judge
+    from medexport.reference import images_of
+    from medexport.verify import judge
     from medinfer.errors import DisagreementError
     from medinfer.model import load
     from medinfer.progress import Progress

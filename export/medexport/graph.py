@@ -15,10 +15,11 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
+from medinfer.choices import OOD_SCORE
 from medinfer.errors import ModelError
-from medinfer.model import INPUTS, OOD_SCORE, OUTPUTS
+from medinfer.model import INPUTS, OUTPUTS
 from medinfer.spec import Graph, ModelSpec
-from medtrain.network import Classifier, tells_strangers
+from medtrain.network import Classifier, knows_outliers
 
 OPSET = 18
 # The exporter writes 10, which onnxruntime 1.17 refuses; nothing in these graphs needs more than 8.
@@ -46,7 +47,7 @@ class Deployable(nn.Module):
         # Without contiguous() the tensor stays channels-last, and the exporter surrounds every pooling with
         # arithmetic on shapes.
         pixels = image.permute(0, 3, 1, 2).contiguous() if self.takes_pixels else image * 255
-        scored = tells_strangers(self.classifier)
+        scored = knows_outliers(self.classifier)
         logits, *score = cast(Classifier, self.classifier).scored(pixels) if scored else (self.classifier(pixels),)
         scaled = logits if self.temperature == 1 else logits / self.temperature
         return torch.softmax(scaled, dim=1), logits, *score
@@ -54,7 +55,7 @@ class Deployable(nn.Module):
 
 def output_names(classifier: nn.Module) -> list[str]:
     """Return what the graph's outputs are called."""
-    return [*OUTPUTS, *([OOD_SCORE] if tells_strangers(classifier) else [])]
+    return [*OUTPUTS, *([OOD_SCORE] if knows_outliers(classifier) else [])]
 
 
 def to_onnx(classifier: nn.Module, spec: ModelSpec) -> onnx.ModelProto:

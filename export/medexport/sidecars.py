@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medinfer.choices import OOD_SCORE
 from medinfer.errors import UsageError
 from medinfer.files import atomic_file
-from medinfer.model import INPUTS, OOD_SCORE
+from medinfer.model import INPUTS
 from medinfer.spec import CropFit, Graph, ModelSpec, PadFit
 
 TRITON_MAX_BATCH = 32

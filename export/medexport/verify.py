@@ -2,78 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 
 from medexport.answers import Answers, ask
-from medexport.battery import drawn_images, patterns
+from medexport.battery import patterns
+from medexport.reference import ReferenceImages
 from medexport.source import Source
 from medinfer.agreement import LEAST_SPREAD, TOLERANCES, Comparison, Logits, compare, compare_scores, softmax
-from medinfer.errors import DisagreementError, UsageError
-from medinfer.golden import enlarged
-from medinfer.images import ImageSource
-from medinfer.inputs import class_of, find_images
+from medinfer.errors import DisagreementError
 from medinfer.model import Model
 from medinfer.progress import Progress
 from medinfer.screening import apply
-from medinfer.spec import Agreement, BeforeAfter, Differences, InputSpec, ModelSpec
+from medinfer.spec import Agreement, BeforeAfter, Differences, ModelSpec
 
 BATCHES = (1, 2, 3, 7, 16)
-DEFAULT_IMAGES = 64
 MOST_NAMED = 3
-
-
-@dataclass(frozen=True)
-class ReferenceImages:
-    """The images that a verdict is given on."""
-
-    kind: Literal["data", "synthetic"]
-    images: Sequence[ImageSource]
-    folder: str = ""
-    """Where class folders are looked for."""
-
-    def fitting(self, spec: InputSpec) -> ReferenceImages:
-        """Return images that a contract does not refuse as too small: drawn ones are enlarged, real ones are not."""
-        if self.kind == "data":
-            return self
-        return ReferenceImages(self.kind, [enlarged(np.asarray(image), spec.min_side) for image in self.images])
-
-    def name(self, position: int) -> str:
-        """Return what an image is called in a report."""
-        image = self.images[position]
-        if isinstance(image, str | os.PathLike):
-            return os.fspath(image)
-        return str(getattr(image, "source", f"drawn image {position}"))
-
-    def label(self, position: int, classes: Sequence[str]) -> int | None:
-        """Return the index of the class that an image's folder tells, if it does."""
-        image = self.images[position]
-        name = class_of(image, self.folder, classes) if self.folder and isinstance(image, str) else None
-        return None if name is None else classes.index(name)
-
-
-def images_of(folder: str | os.PathLike[str] | None, count: int | None = DEFAULT_IMAGES) -> ReferenceImages:
-    """Return `count` images (None: all) spread evenly over a folder's, or drawn ones without a folder.
-
-    Raises:
-        UsageError: The folder holds no images.
-    """
-    if folder is None:
-        return ReferenceImages("synthetic", drawn_images())
-    if not Path(folder).exists():
-        raise UsageError(f"{folder}: no such file or folder")
-    found = list(find_images(folder))
-    if not found:
-        raise UsageError(f"{folder}: no images found")
-    count = len(found) if count is None else min(count, len(found))
-    where = os.fspath(folder) if Path(folder).is_dir() else ""
-    return ReferenceImages("data", [found[i * len(found) // count] for i in range(count)], where)
 
 
 def judge(source: Source, model: Model, reference: ReferenceImages, progress: Progress | None = None) -> Agreement:
@@ -101,7 +49,7 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         )
     _insist(found, answers, reference, "images")
     _insist(stressed, battery, fixed, "patterns")
-    strangest = _score_difference(answers, model.precision)
+    farthest = _score_difference(answers, model.precision)
     _score_difference(battery, model.precision)
     return Agreement(
         images=reference.kind,
@@ -114,7 +62,7 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         battery=_differences(stressed, battery),
         operating_point_flips=_decisions_changed(source.spec, answers),
         status_flips=_statuses_changed(source.spec, answers),
-        max_ood_score=None if strangest is None else _rounded(strangest),
+        max_ood_score=None if farthest is None else _rounded(farthest),
         **_with_labels(source.spec, reference, answers),
     )
 
@@ -197,7 +145,7 @@ def stored_precision(path: Path) -> str:
 
 def _compared(source: Source, model: Model, answers: Answers) -> Comparison:
     return compare(
-        answers.repeated,
+        answers.repeated(answers.expected),
         answers.logits,
         answers.probabilities,
         precision=model.precision,
@@ -259,11 +207,10 @@ def _statuses_changed(spec: ModelSpec, answers: Answers) -> int | None:
 
 
 def _score_difference(answers: Answers, precision: str) -> float | None:
-    """Return the largest difference of a score of how strange an image is; raises DisagreementError beyond rounding."""
+    """Return the largest difference of an `ood_score`; raises DisagreementError beyond rounding."""
     if answers.expected_scores is None or answers.scores is None:
         return None
-    wanted = answers.expected_scores[np.arange(len(answers.scores)) % len(answers.expected)]
-    found, agrees = compare_scores(wanted, answers.scores, precision)
+    found, agrees = compare_scores(answers.repeated(answers.expected_scores), answers.scores, precision)
     if not agrees:
         raise DisagreementError(
             f"the scores of unlike images differ by up to {found:.2g}, beyond what {precision} allows"

@@ -6,6 +6,9 @@ from typing import Literal
 
 from medinfer.schema import Schema, require, schema
 
+# The output of a graph that tells outliers: one float for each image.
+OOD_SCORE = "ood_score"
+
 
 @schema
 class Calibration(Schema):
@@ -84,17 +87,17 @@ class Outliers(Schema):
     """An image is out of distribution if its score, the graph's output `ood_score`, is over the threshold.
 
     `residual` is the share of the features' square that lies outside the directions in which those of training images
-    vary (after Wang, H. et al. (2022): ViM). `familiar` is the share of images like the training's that shall be
+    vary (after Wang, H. et al. (2022): ViM). `in_distribution` is the share of images like the training's that shall be
     within.
     """
 
     score: Literal["residual"] = "residual"
     threshold: float
-    familiar: float
+    in_distribution: float
 
     def check(self) -> None:
         """Check the range."""
-        require(0 < self.familiar < 1, "familiar", f"{self.familiar} is not within (0, 1)")
+        require(0 < self.in_distribution < 1, "in_distribution", f"{self.in_distribution} is not within (0, 1)")
 
 
 @schema

@@ -67,11 +67,11 @@ def abstention(
     """
     screened = apply(limits, probabilities, scores)
     covered = screened.sets[np.arange(len(labels)), labels]
-    ok, strange = (screened.status == status for status in ("ok", "out_of_distribution"))
+    ok, outlying = (screened.status == status for status in ("ok", "out_of_distribution"))
     right = probabilities.argmax(axis=1) == labels
     classes = range(probabilities.shape[1])
     found: dict[str, Any] = {"wished": limits.conformal.coverage}
-    for name, hits in (("coverage", covered), ("answered", ok), ("out_of_distribution", strange)):
+    for name, hits in (("coverage", covered), ("answered", ok), ("out_of_distribution", outlying)):
         found |= _share(name, hits, patients)
     found |= _share("accuracy_answered", right[ok], None if patients is None else patients[ok])
     found["coverage_per_class"] = [float(covered[labels == i].mean()) if (labels == i).any() else None for i in classes]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from medinfer.choices import OOD_SCORE
 from medinfer.errors import ImageError, ModelError, UsageError
 from medinfer.images import MAX_PIXELS, ImageSource, read_image
 from medinfer.pixels import preprocess
@@ -30,8 +31,6 @@ CPU_CHUNK, ACCELERATOR_CHUNK = 1, 32
 # What Hugging Face's tools call an image on [0, 1]; others take any name.
 INPUTS = {"pixels": "image", "float": "pixel_values"}
 OUTPUTS = ["probabilities", "logits"]
-# One number for an image, where the contract names it among its outputs.
-OOD_SCORE = "ood_score"
 
 
 def load(
@@ -216,7 +215,7 @@ def _source(image: ImageSource) -> str | None:
 
 def _judge(prediction: Prediction) -> Prediction:
     """Turn an answer that is no number into an error: a NaN must never look like a class."""
-    numbers = (prediction.scores, prediction.raw, prediction.strangeness)
+    numbers = (prediction.scores, prediction.raw, prediction.residual)
     if all(np.isfinite(one).all() for one in numbers if one is not None):
         return prediction
     error = ImageError("non_finite_output", "the model answered NaN or infinity")
@@ -247,19 +246,13 @@ def _check_graph(session: onnxruntime.InferenceSession, spec: ModelSpec, path: P
     batch = session.get_inputs()[0].shape[0]
     if (batch if isinstance(batch, int) else None) != spec.graph.batch:
         raise ModelError(f"{path}: its batch size is {batch}, its contract says {spec.graph.batch or 'any'}")
-    outputs = {value.name: (value.type, value.shape[1:]) for value in session.get_outputs()}
+    outputs = {value.name: (value.type, value.shape) for value in session.get_outputs()}
     absent = [name for name in spec.graph.extra_outputs if name not in outputs]
     if absent:
         raise ModelError(f"{path}: its contract promises outputs that it lacks: {', '.join(absent)}")
-    if OOD_SCORE in spec.graph.extra_outputs and (
-        outputs[OOD_SCORE] != ("tensor(float)", []) or not _ranks(session)[OOD_SCORE]
-    ):
-        raise ModelError(f"{path}: output {OOD_SCORE!r} is {outputs[OOD_SCORE]}, not one float for each image")
-    for name in OUTPUTS:
-        if outputs.get(name) != ("tensor(float)", [len(spec.classes)]):
-            raise ModelError(f"{path}: output {name!r} is {outputs.get(name)}, not one float for each class")
-
-
-def _ranks(session: onnxruntime.InferenceSession) -> dict[str, int]:
-    """Return the number of dimensions of each output."""
-    return {value.name: len(value.shape) for value in session.get_outputs()}
+    shapes = {name: [len(spec.classes)] for name in OUTPUTS}
+    shapes |= {OOD_SCORE: []} if OOD_SCORE in spec.graph.extra_outputs else {}
+    for name, shape in shapes.items():
+        kind, found = outputs.get(name, ("missing", []))
+        if kind != "tensor(float)" or not found or found[1:] != shape:
+            raise ModelError(f"{path}: output {name!r} is {kind} {found}, not float {[batch, *shape]}")

@@ -25,7 +25,7 @@ class Prediction:
     """Probabilities, float32 (classes,)."""
     raw: npt.NDArray[np.float32] | None = None
     """Logits before calibration and softmax, float32 (classes,)."""
-    strangeness: float | None = None
+    residual: float | None = None
     """How unlike the training's images it is; None of a model that cannot tell."""
     error: ImageError | None = None
     """Why there is no answer."""
@@ -55,7 +55,7 @@ class Prediction:
         """How unlike the training's images it is, higher is less like them; None of a model that cannot tell."""
         if self.error is not None:
             raise self.error
-        return None if self.strangeness is None else float(self.strangeness)
+        return None if self.residual is None else float(self.residual)
 
     def _known(self, values: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
         if values is None:

@@ -12,6 +12,7 @@ from dataclasses import field
 from typing import Any, Literal
 
 from medinfer.choices import (
+    OOD_SCORE,
     Abstention as Abstention,
     Calibration as Calibration,
     Conformal as Conformal,
@@ -285,7 +286,7 @@ class ModelSpec(Schema):
             fits = count == len(self.classes)
             path = "abstention.conformal.thresholds"
             require(fits, path, f"{count} values for {len(self.classes)} classes")
-            known = self.graph is None or "ood_score" in self.graph.extra_outputs
+            known = self.graph is None or OOD_SCORE in self.graph.extra_outputs
             require(known, "abstention", "the graph has no output ood_score to hold it to")
         for i, sample in enumerate(self.golden or ()):
             fits = len(sample.logits) == len(self.classes)

@@ -13,8 +13,8 @@ import medinfer
 from medexport.build import build_all, build_file
 from medexport.cli import cli
 from medexport.metadata import keys
+from medexport.reference import images_of
 from medexport.sidecars import Sidecars
-from medexport.verify import images_of
 from medinfer.errors import UsageError
 from medinfer.spec import Crop, CropFit, Graph, InputSpec, Pad, PadFit
 

@@ -16,8 +16,9 @@ from medexport import build
 from medexport.bisect import first_difference
 from medexport.build import build_file
 from medexport.graph import to_onnx
+from medexport.reference import images_of
 from medexport.stamp import stamp
-from medexport.verify import describe, images_of, judge
+from medexport.verify import describe, judge
 from medinfer.agreement import softmax
 from medinfer.errors import CheckpointError, DisagreementError, MedonnxError, UsageError
 from medinfer.golden import verify as replay

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 import medinfer
@@ -22,7 +23,7 @@ from medinfer.spec import Abstention, Conformal, Graph, OperatingPoint, Outliers
 
 LIMITS = Abstention(
     conformal=Conformal(coverage=0.9, thresholds=(0.58, 0.38, 0.58), images=50),
-    outliers=Outliers(threshold=0.9, familiar=0.95),
+    outliers=Outliers(threshold=0.9, in_distribution=0.95),
 )
 SCORED = Graph(extra_outputs=("ood_score",))
 MEDINFER = Path(sys.executable).with_name("medinfer")
@@ -31,7 +32,7 @@ COLOURS = {"red": (255, 0, 0), "mixed": (110, 120, 0), "purple": (110, 0, 117), 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, build_model, model_spec):
-    """A model that finds the dark strange; pictures of one class, of two, of none, a black one, and none."""
+    """A model that finds dark pictures outlying; pictures of one class, of two, of none, a black one, and none."""
     folder = tmp_path_factory.mktemp("screening")
     build_model(folder / "plain.onnx", model_spec(positive=("green", "blue")))
     build_model(folder / "m.onnx", model_spec(positive=("green", "blue"), abstention=LIMITS, graph=SCORED))
@@ -116,7 +117,7 @@ def test_limits_are_measured_by_hand():
     labels = np.array([0, 0, 1, 1, 2])
     probabilities = np.array([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.35, 0.3, 0.35]])
     found = abstention(labels, probabilities, np.array([0.1, 0.2, 0.3, 0.95, 0.4]), LIMITS)
-    # Sets: {0}, {0, 1}, {0}, {1} but strange, none.
+    # Sets: {0}, {0, 1}, {0}, {1} but an outlier, none.
     assert found["coverage"] == pytest.approx(3 / 5)
     assert found["coverage_per_class"] == [1.0, 0.5, 0.0]
     assert found["set_sizes"] == [1, 3, 1, 0]
@@ -200,6 +201,19 @@ def test_limits_need_a_graph_that_gives_the_score(build_model, model_spec, tmp_p
     spec = model_spec(abstention=LIMITS, graph=SCORED)
     with pytest.raises(ModelError, match="ood_score"):
         medinfer.load(build_model(tmp_path / "m.onnx", model_spec(), text=spec.dumps()), "cpu")
+
+
+@pytest.mark.parametrize(("axes", "keepdims"), [([0, 1], 0), ([1], 1)], ids=["one of all", "a column"])
+def test_a_score_that_is_not_one_number_for_each_image_is_refused(build_model, model_spec, tmp_path, axes, keepdims):
+    model = onnx.load(build_model(tmp_path / "m.onnx", model_spec(abstention=LIMITS, graph=SCORED)))
+    (mean,) = (node for node in model.graph.node if node.output == ["mean"])
+    mean.attribute[0].i = keepdims
+    (over,) = (tensor for tensor in model.graph.initializer if tensor.name == "channels")
+    over.CopyFrom(onnx.numpy_helper.from_array(np.int64(axes), "channels"))
+    model.graph.output[-1].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"'ood_score' is .*, not float"):
+        medinfer.load(tmp_path / "m.onnx", "cpu")
 
 
 def test_a_prediction_has_the_score_of_a_model_that_gives_one(folder):

@@ -45,7 +45,7 @@ WHOLE = {
     "operating_points": [POINT],
     "abstention": {
         "conformal": {"coverage": 0.9, "per_class": True, "thresholds": [0.2, 0.3, 0.4], "images": 50},
-        "outliers": {"score": "residual", "threshold": -3.5, "familiar": 0.95},
+        "outliers": {"score": "residual", "threshold": -3.5, "in_distribution": 0.95},
     },
     "provenance": {
         "recipe": "brain",
@@ -235,7 +235,7 @@ BAD = {
     "abstention.outliers": ["residual", []],
     "abstention.outliers.score": ["energy", 1],
     "abstention.outliers.threshold": ["1", None, True],
-    "abstention.outliers.familiar": [0, 1, 1.5, "0.95"],
+    "abstention.outliers.in_distribution": [0, 1, 1.5, "0.95"],
     "provenance": ["recipe", []],
     "provenance.recipe": [1],
     "provenance.data_sha256": [1],
@@ -342,7 +342,7 @@ REQUIRED += [f"operating_points[0].{key}" for key in POINT if key != "comparison
     "operating_points[0].target.metric"
 ]
 OPTIONAL = ("unusable", "operating_point_flips", "status_flips", "max_ood_score", "accuracy", "macro_auc")
-REQUIRED += [f"abstention.{key}" for key in ("conformal", "outliers", "outliers.threshold", "outliers.familiar")]
+REQUIRED += [f"abstention.{key}" for key in ("conformal", "outliers", "outliers.threshold", "outliers.in_distribution")]
 REQUIRED += [f"abstention.conformal.{key}" for key in ("coverage", "thresholds", "images")]
 REQUIRED += [f"agreement.{key}" for key in WHOLE["agreement"] if key not in OPTIONAL]
 REQUIRED += [f"agreement.{part}.{key}" for part in ("differences", "battery") for key in WHOLE["agreement"][part]]

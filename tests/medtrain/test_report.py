@@ -209,9 +209,14 @@ def test_the_page_says_where_a_split_leaks(tmp_path):
     clean = written(replace(made, measured={**made.measured, "data": data}), tmp_path)
     assert "Images of one known patient stand on one side" in clean
     data["findings"] = [{"kind": "leakage", "severity": "warning", "message": "12 images leak: allowed", "count": 12}]
-    leaky = written(replace(made, measured={**made.measured, "data": data}), tmp_path)
+    allowed = load("phantom", ["data.on_leak=allow"])
+    leaky = written(replace(made, recipe=allowed, measured={**made.measured, "data": data}), tmp_path)
     assert "stand on both sides" in leaky
     assert "stand on one side" not in leaky
+    data["findings"] = [{"kind": "leakage", "severity": "warning", "message": "12 images leak: left out", "count": 12}]
+    dropping = load("phantom", ["data.on_leak=drop-from-train"])
+    mended = written(replace(made, recipe=dropping, measured={**made.measured, "data": data}), tmp_path)
+    assert "stand on both sides" not in mended
 
 
 def test_a_path_of_the_machine_is_not_told(tmp_path):

@@ -127,9 +127,9 @@ def evaluate_images(
                 answered.append(image)
             step()
         if tensors:
-            raw, strange = predict_scored(classifier, np.stack(tensors))
+            raw, residuals = predict_scored(classifier, np.stack(tensors))
             logits.append(raw)
-            scores += [] if strange is None else [strange]
+            scores += [] if residuals is None else [residuals]
     if not answered:
         raise UsageError(f"none of {len(images)} images could be read")
     found = Answers(

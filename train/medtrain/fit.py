@@ -27,10 +27,10 @@ from medtrain.checkpoint import CHECKPOINT_FORMAT, Checkpoint, load, save, save_
 from medtrain.curves import Curves
 from medtrain.dataset import MEMORY_BUDGET, Dataset, Examples, load_dataset, load_examples, write_splits
 from medtrain.evaluate import answer, decide, evaluate
-from medtrain.familiarity import learn_familiar
 from medtrain.layout import SPLITS
 from medtrain.loop import Interval, Trainer
 from medtrain.network import Classifier, NetworkConfig, build_network, network_config
+from medtrain.outliers import learn_outliers
 from medtrain.phantom import write_phantom
 from medtrain.processes import Process
 from medtrain.recipe import Recipe, describe
@@ -270,7 +270,7 @@ class _Run:
         seconds = self.seconds + time.monotonic() - start
         self.classifier.load_state_dict(self.trainer.progress.best_state)
         if self.recipe.decisions.coverage:
-            self.config = learn_familiar(self.classifier, self.config, self.trainer.train.images)
+            self.config = learn_outliers(self.classifier, self.config, self.trainer.train.images)
         examples = {"validation": self.trainer.validation, "test": self._load("test")}
         answers = {name: answer(self.classifier, loaded, self.dataset.split(name)) for name, loaded in examples.items()}
         self.spec = decide(self.spec, answers["validation"], answers["test"], self.recipe.decisions)

@@ -20,17 +20,17 @@ HUNDREDTH, TINY = 0.01, 1e-30
 class HeadConfig(Schema):
     """What stands behind the pooled features.
 
-    `familiar` counts the directions in which the features of training images vary, once they are known; 0 before.
+    `directions` counts the directions in which the features of training images vary, once they are known; 0 before.
     """
 
     classes: int
     dropout: float = 0.0
     kind: HeadKind = "linear"
-    familiar: int = 0
+    directions: int = 0
 
     def check(self) -> None:
         """Check the range."""
-        require(0 <= self.familiar <= LARGEST, "familiar", f"{self.familiar} is not within 0..{LARGEST}")
+        require(0 <= self.directions <= LARGEST, "directions", f"{self.directions} is not within 0..{LARGEST}")
 
 
 class Head(nn.Sequential):
@@ -44,21 +44,21 @@ class Head(nn.Sequential):
 
     def __init__(self, features: int, config: HeadConfig) -> None:
         layers: list[nn.Module] = []
-        self.features, self.familiar = features, config.familiar
+        self.features, self.directions = features, config.directions
         if config.kind == "batchnorm-256":
             layers = [nn.BatchNorm1d(features), nn.Linear(features, 256), nn.ReLU(inplace=True)]
             features = 256
         super().__init__(*layers, nn.Dropout(config.dropout), nn.Linear(features, config.classes))
-        if self.familiar:
-            self.remember(torch.zeros(self.features), torch.zeros(self.features, self.familiar))
+        if self.directions:
+            self.remember(torch.zeros(self.features), torch.zeros(self.features, self.directions))
 
     def remember(self, center: Tensor, basis: Tensor) -> None:
         """Keep where the features of training images lie: their mean (n,), and orthonormal directions (n, k)."""
-        self.familiar = basis.shape[1]
+        self.directions = basis.shape[1]
         self.register_buffer("center", center)
         self.register_buffer("basis", basis)
 
-    def strangeness(self, features: Tensor) -> Tensor:
+    def residual(self, features: Tensor) -> Tensor:
         """Return the share of the features, float (batch,), that lies outside the directions of training images.
 
         After Wang, H. et al. (2022): ViM: Out-of-distribution with virtual-logit matching, eq. 2, squared, and as a

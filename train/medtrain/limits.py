@@ -45,7 +45,9 @@ def choose_limits(labels: Labels, probabilities: Array, scores: Array, wanted: D
             thresholds=tuple(thresholds),
             images=len(labels),
         ),
-        outliers=Outliers(threshold=highest_score(scores, wanted.familiar), familiar=wanted.familiar),
+        outliers=Outliers(
+            threshold=highest_score(scores, wanted.in_distribution), in_distribution=wanted.in_distribution
+        ),
     )
 
 
@@ -63,12 +65,12 @@ def least_probability(true: Array, coverage: float) -> float:
     return _below(true, k) if k else 0.0
 
 
-def highest_score(scores: Array, familiar: float) -> float:
+def highest_score(scores: Array, in_distribution: float) -> float:
     """Return the smallest threshold that the next image's score stays within as often as wished.
 
     Where images are too few to say it, the largest of theirs, and no more can be promised.
     """
-    k = max(1, math.floor((len(scores) + 1) * (1 - familiar) + 1e-9))
+    k = max(1, math.floor((len(scores) + 1) * (1 - in_distribution) + 1e-9))
     return -_below(-scores, k)
 
 

@@ -147,13 +147,13 @@ class Classifier(nn.Module):
         return next((module for module in self.network.modules() if isinstance(module, Head)), None)
 
     def scored(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (batch, classes), and how strange each image is, float (batch,)."""
+        """Return logits (batch, classes), and how unlike the training's each image is, float (batch,)."""
         seen: list[Tensor] = []
         head = self.head
         assert head is not None
         with watched(head, seen):
             logits = self(image)
-        return logits, head.strangeness(seen[0])
+        return logits, head.residual(seen[0])
 
 
 def network_config(wanted: Network, spec: InputSpec, *, classes: int) -> NetworkConfig:
@@ -340,16 +340,16 @@ def predict_logits(classifier: nn.Module, images: npt.NDArray[np.uint8]) -> npt.
     return np.concatenate(logits)
 
 
-def tells_strangers(classifier: nn.Module) -> bool:
+def knows_outliers(classifier: nn.Module) -> bool:
     """Tell whether a classifier knows how unlike the training's an image is."""
-    return isinstance(classifier, Classifier) and classifier.head is not None and classifier.head.familiar > 0
+    return isinstance(classifier, Classifier) and classifier.head is not None and classifier.head.directions > 0
 
 
 def predict_scored(
     classifier: nn.Module, images: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-    """Return logits as `predict_logits` does, and how strange each image is, float32 (images,), if that is known."""
-    if not tells_strangers(classifier):
+    """Return logits as `predict_logits` does, and `ood_score`, float32 (images,), if it is known."""
+    if not knows_outliers(classifier):
         return predict_logits(classifier, images), None
     classifier.eval()
     with torch.inference_mode():

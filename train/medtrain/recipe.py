@@ -186,21 +186,21 @@ class Decisions(Schema):
 
     `sensitivity` and `specificity` are what thresholds on p(positive) are chosen for beside Youden's index; 0 for none.
     `coverage` is how often a set of classes shall hold the true one, on average or for each class; 0 for no limits.
-    `familiar` is the share of images like the training's that shall not be taken for outliers.
+    `in_distribution` is the share of images like the training's that shall not be taken for outliers.
     """
 
     sensitivity: float = 0.95
     specificity: float = 0.95
     coverage: float = 0.9
     coverage_per_class: bool = False
-    familiar: float = 0.95
+    in_distribution: float = 0.95
 
     def check(self) -> None:
         """Check the ranges."""
         for name in ("sensitivity", "specificity"):
             require(0 <= getattr(self, name) <= 1, name, f"{getattr(self, name)} is not within [0, 1]")
         require(0 <= self.coverage < 1, "coverage", f"{self.coverage} is not within [0, 1)")
-        require(0 < self.familiar < 1, "familiar", f"{self.familiar} is not within (0, 1)")
+        require(0 < self.in_distribution < 1, "in_distribution", f"{self.in_distribution} is not within (0, 1)")
 
 
 @schema

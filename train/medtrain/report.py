@@ -67,7 +67,8 @@ class Report:
         recipe = dict(describe(self.recipe))
         # A path tells of the machine, and maybe of its user.
         recipe["network"] = {**recipe["network"], "weights": Path(recipe["network"]["weights"]).name}
-        leaks = any(one["kind"] in ("leakage", "drawn-leakage") for one in data["findings"])
+        found = any(one["kind"] in ("leakage", "drawn-leakage") for one in data["findings"])
+        leaks = found and self.recipe.data.on_leak == "allow"
         return {
             "disclaimer": DISCLAIMER,
             "version": __version__,

@@ -15,8 +15,8 @@ import pytest
 
 import medinfer
 from medexport.build import build_all, build_file
+from medexport.reference import images_of
 from medexport.sidecars import Sidecars
-from medexport.verify import images_of
 from medinfer.spec import Graph
 
 HERE, BUILD = Path(__file__).parent, Path(os.environ.get("MEDONNX_PEERS", "build")).resolve()

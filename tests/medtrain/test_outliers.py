@@ -9,16 +9,16 @@ import torch
 from medinfer.errors import SpecError
 from medinfer.spec import InputSpec, ModelSpec
 from medtrain.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from medtrain.familiarity import learn_familiar, principal_directions
 from medtrain.head import Head, HeadConfig
 from medtrain.network import (
     Classifier,
     build_network,
+    knows_outliers,
     network_config,
     predict_logits,
     predict_scored,
-    tells_strangers,
 )
+from medtrain.outliers import learn_outliers, principal_directions
 from medtrain.recipe import Network
 
 INPUT = InputSpec(height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -35,29 +35,29 @@ def made(arch="small_cnn", head="linear"):
     return Classifier(build_network(config), INPUT.mean, INPUT.std).eval(), config
 
 
-def test_features_within_the_directions_are_familiar_and_others_are_not():
+def test_the_score_is_the_share_outside_the_directions():
     head = Head(4, HeadConfig(classes=2))
-    # Training images vary along two axes about (1, 1, 0, 0).
+    # Training images vary along two axes about (1, 1, 2, 0).
     plane = torch.tensor([[0.0, 1], [2, 1], [1, 0], [1, 2], [1, 1]])
-    features = torch.cat([plane, torch.zeros(5, 2)], dim=1)
+    features = torch.cat([plane, torch.tensor([[2.0, 0]] * 5)], dim=1)
     head.remember(*principal_directions(features, 2))
-    assert torch.allclose(head.strangeness(features), torch.zeros(5), atol=1e-6)
-    apart = torch.tensor([[1.0, 1, 3, 4]])
-    # 25 of 27 lies outside; a hundredth of the mean's own square, 2, is added below.
-    assert head.strangeness(apart).item() == pytest.approx(25 / 27.02, rel=1e-5)
-    assert torch.isfinite(head.strangeness(torch.zeros(1, 4))).all()
+    assert torch.allclose(head.residual(features), torch.zeros(5), atol=1e-6)
+    apart = torch.tensor([[1.0, 1, 5, 4]])
+    # 25 of 43 lies outside; a hundredth of the mean's own square, 6, is added below.
+    assert head.residual(apart).item() == pytest.approx(25 / 43.06, rel=1e-5)
+    assert torch.isfinite(head.residual(torch.zeros(1, 4))).all()
 
 
 def test_features_of_a_network_that_has_died_are_no_error():
     head = Head(4, HeadConfig(classes=2))
     head.remember(*principal_directions(torch.zeros(5, 4), 1))
-    assert head.strangeness(torch.zeros(3, 4)).tolist() == [0, 0, 0]
+    assert head.residual(torch.zeros(3, 4)).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_training_images_are_enough(count):
     classifier, config = made()
-    assert learn_familiar(classifier, config, pictures(count)).head.familiar == 1
+    assert learn_outliers(classifier, config, pictures(count)).head.directions == 1
     assert np.isfinite(predict_scored(classifier, pictures(3))[1]).all()
 
 
@@ -67,9 +67,9 @@ def test_remembering_changes_no_logit_and_travels_in_the_checkpoint(arch, head, 
     classifier, config = made(arch, head)
     images = pictures(40)
     before = predict_logits(classifier, images)
-    assert not tells_strangers(classifier)
+    assert not knows_outliers(classifier)
     assert predict_scored(classifier, images)[1] is None
-    config = learn_familiar(classifier, config, images)
+    config = learn_outliers(classifier, config, images)
     logits, scores = predict_scored(classifier, images)
     assert np.array_equal(logits, before)
     assert scores.shape == (40,)
@@ -79,9 +79,9 @@ def test_remembering_changes_no_logit_and_travels_in_the_checkpoint(arch, head, 
     assert np.array_equal(predict_scored(again, images)[1], scores)
 
 
-def test_other_pictures_are_stranger():
+def test_other_pictures_lie_farther_out():
     classifier, config = made()
-    learn_familiar(classifier, config, pictures(80, high=60))
+    learn_outliers(classifier, config, pictures(80, high=60))
     alike = predict_scored(classifier, pictures(20, high=60, seed=1))[1]
     unlike = predict_scored(classifier, pictures(20, low=180, seed=1))[1]
     assert np.median(unlike) > np.max(alike)
@@ -91,11 +91,11 @@ def test_the_same_images_are_remembered_alike():
     scores = []
     for _ in range(2):
         classifier, config = made()
-        learn_familiar(classifier, config, pictures(30))
+        learn_outliers(classifier, config, pictures(30))
         scores.append(predict_scored(classifier, pictures(5, seed=2))[1])
     assert np.array_equal(*scores)
 
 
 def test_a_hostile_checkpoint_cannot_ask_for_all_memory():
-    with pytest.raises(SpecError, match="familiar"):
-        HeadConfig(classes=2, familiar=10**9)
+    with pytest.raises(SpecError, match="directions"):
+        HeadConfig(classes=2, directions=10**9)

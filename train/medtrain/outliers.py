@@ -14,11 +14,11 @@ from medtrain.network import EVALUATION_BATCH, Classifier, NetworkConfig, predic
 
 # More images or directions recognised no more: tried on three reference tasks.
 IMAGES, DIRECTIONS = 1000, 64
-# A narrow network's features fill their space; few directions must be left over to tell strangers by.
+# A narrow network's features fill their space; directions must be left over to tell outliers by.
 SHARE = 4
 
 
-def learn_familiar(classifier: Classifier, config: NetworkConfig, images: npt.NDArray[np.uint8]) -> NetworkConfig:
+def learn_outliers(classifier: Classifier, config: NetworkConfig, images: npt.NDArray[np.uint8]) -> NetworkConfig:
     """Have a classifier's head remember training images; returns its configuration with that.
 
     Args:
@@ -37,7 +37,7 @@ def learn_familiar(classifier: Classifier, config: NetworkConfig, images: npt.ND
     center, basis = principal_directions(features, min(DIRECTIONS, features.shape[1] // SHARE, len(features) - 1))
     device = next(classifier.parameters()).device
     head.remember(center.to(device), basis.to(device))
-    return replace(config, head=replace(config.head, familiar=basis.shape[1]))
+    return replace(config, head=replace(config.head, directions=basis.shape[1]))
 
 
 def principal_directions(features: Tensor, count: int) -> tuple[Tensor, Tensor]:

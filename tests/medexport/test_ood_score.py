@@ -14,20 +14,21 @@ import medinfer
 from medexport.bisect import first_difference
 from medexport.build import build_all, build_file
 from medexport.graph import to_onnx
+from medexport.reference import images_of
 from medexport.sidecars import Sidecars
 from medexport.source import Source
 from medexport.stamp import stamp
-from medexport.verify import images_of, judge
+from medexport.verify import judge
 from medinfer.agreement import compare_scores
 from medinfer.errors import DisagreementError, UsageError
 from medinfer.spec import Abstention, Conformal, Graph, Outliers
-from medtrain.familiarity import learn_familiar
 from medtrain.network import network_config
+from medtrain.outliers import learn_outliers
 from medtrain.recipe import Network
 
 LIMITS = Abstention(
     conformal=Conformal(coverage=0.9, thresholds=(0.3, 0.3, 0.3), images=50),
-    outliers=Outliers(threshold=0.05, familiar=0.95),
+    outliers=Outliers(threshold=0.05, in_distribution=0.95),
 )
 
 
@@ -36,7 +37,7 @@ def remembering(source, arch="small_cnn"):
     classifier = copy.deepcopy(source.classifier)
     config = network_config(Network(arch=arch), source.spec.input, classes=3)
     pictures = np.random.default_rng(0).integers(0, 256, (60, 48, 40, 3), dtype=np.uint8)
-    learn_familiar(classifier, config, pictures)
+    learn_outliers(classifier, config, pictures)
     return Source(classifier, replace(source.spec, abstention=LIMITS))
 
 
@@ -96,7 +97,7 @@ def test_tf32_is_judged_by_what_it_allows():
     wanted, off = np.float32([0.3, 20.0]), np.float32([0.3004, 20.1])
     assert not compare_scores(wanted, off, "fp32")[1]
     assert compare_scores(wanted, off, "tf32")[1]
-    # One strange image must not excuse the others.
+    # One outlier must not excuse the others.
     assert not compare_scores(np.float32([0.3, 100.0]), np.float32([0.305, 100.0]), "fp32")[1]
     assert not compare_scores(wanted, np.float32([np.nan, 20]), "tf32")[1]
 
