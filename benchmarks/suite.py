@@ -84,6 +84,7 @@ def _sample(turn: Turn, settings: Settings) -> dict[str, Any]:
         "batch": setting.batch or entry.batch,
         "height": subject.spec.input.height,
         "width": subject.spec.input.width,
+        "interpolation": subject.spec.input.interpolation,
         "provider": setting.provider,
         "tf32": setting.tf32,
         "arrivals": SERVER_ARRIVALS,

@@ -20,6 +20,7 @@ class Parts:
         _, self.height, self.width, self.channels = self.session.get_inputs()[0].shape
         self.flag = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR_RGB
         self.tensor = np.empty((1, self.height, self.width, self.channels), np.uint8)
+        self.filter = getattr(cv2, f"INTER_{task.interpolation.upper()}")
         self.parts = {"decode": [], "resize": [], "run": []}
 
     def one(self, path):
@@ -27,7 +28,8 @@ class Parts:
         start = time.thread_time()
         image = cv2.imread(path, self.flag)
         decoded = time.thread_time()
-        cv2.resize(image, (self.width, self.height), dst=self.tensor[0].reshape(self.height, self.width, -1))
+        tensor = self.tensor[0].reshape(self.height, self.width, -1)
+        cv2.resize(image, (self.width, self.height), dst=tensor, interpolation=self.filter)
         resized = time.thread_time()
         (logits,) = self.session.run(["logits"], {"image": self.tensor})
         ends = (decoded - start, resized - decoded, time.thread_time() - resized)

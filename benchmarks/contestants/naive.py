@@ -18,12 +18,14 @@ class Loop:
         self.taken = self.session.get_inputs()[0]
         _, self.channels, self.height, self.width = self.taken.shape
         self.gray = self.channels == 1
+        self.filter = getattr(cv2, f"INTER_{task.interpolation.upper()}")
 
     def one(self, path):
         """Answer one image."""
         # IMREAD_GRAYSCALE would be shorter, and of a colour PNG gives other grays.
         image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2GRAY if self.gray else cv2.COLOR_BGR2RGB)
-        image = cv2.resize(image, (self.width, self.height)).reshape(self.height, self.width, self.channels)
+        image = cv2.resize(image, (self.width, self.height), interpolation=self.filter)
+        image = image.reshape(self.height, self.width, self.channels)
         tensor = (image.astype(np.float32) / 255).transpose(2, 0, 1)[None]
         return self.session.run(["logits"], {self.taken.name: tensor})[0][0].tolist()
 

@@ -18,6 +18,7 @@ class OpenVino:
         sides = list(self.network.input(0).partial_shape)[1:]
         self.height, self.width, self.channels = (side.get_length() for side in sides)
         self.gray = self.channels == 1
+        self.filter = getattr(cv2, f"INTER_{task.interpolation.upper()}")
         self.request = self.network.create_infer_request()
 
     def one(self, path):
@@ -40,7 +41,7 @@ class OpenVino:
         """Return one image as the graph takes it."""
         # IMREAD_GRAYSCALE would be shorter, and of a colour PNG gives other grays.
         image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2GRAY if self.gray else cv2.COLOR_BGR2RGB)
-        image = cv2.resize(image, (self.width, self.height))
+        image = cv2.resize(image, (self.width, self.height), interpolation=self.filter)
         return image.reshape(1, self.height, self.width, self.channels)
 
 

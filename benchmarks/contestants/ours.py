@@ -14,7 +14,9 @@ class Ours:
 
     def __init__(self, task):
         self.batch = task.batch or None
-        self.model = medinfer.load(task.model, task.provider, threads=task.threads or None, tf32=task.tf32)
+        latency = task.scenario == "single"
+        threads = task.threads or None
+        self.model = medinfer.load(task.model, task.provider, threads=threads, latency=latency, tf32=task.tf32)
 
     def one(self, path):
         """Answer one image."""

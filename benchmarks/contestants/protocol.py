@@ -37,6 +37,8 @@ class Task:
     height: int = 0
     width: int = 0
     """Of the network's input."""
+    interpolation: str = "linear"
+    """The contract's: linear, area or cubic."""
     provider: str = "cpu"
     tf32: bool = False
     arrivals: int = 100

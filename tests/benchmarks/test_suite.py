@@ -30,7 +30,7 @@ TEMPERATURE = 1.5
 SPEC = SimpleNamespace(
     classes=("a", "b"),
     calibration=SimpleNamespace(temperature=TEMPERATURE),
-    input=SimpleNamespace(height=8, width=8),
+    input=SimpleNamespace(height=8, width=8, interpolation="area"),
 )
 AGREES = {"of": "logits", "max_difference": 1e-6, "agrees": True, "flips": 0, "accuracy": 0.9, "macro_auc": 0.95}
 

@@ -207,6 +207,24 @@ def test_an_unknown_channel_order_is_a_usage_error(model, picture):
     failing(lambda: list(model.predict_many([picture(9, 9)], color="xyz")), UsageError)
 
 
+def test_all_threads_for_one_image_change_no_answer(tiny_model, pictures):
+    quick = medinfer.load(tiny_model, "cpu", threads=2, latency=True)
+    assert quick.threads == 1
+    wanted = list(medinfer.load(tiny_model, "cpu", threads=2).predict_many(pictures))
+    for found in ([quick.predict(image) for image in pictures], list(quick.predict_many(pictures))):
+        assert [one.label for one in found] == [one.label for one in wanted]
+        for ours, other in zip(found, wanted, strict=True):
+            assert np.allclose(ours.raw, other.raw, atol=1e-5)
+
+
+def test_a_session_has_the_threads_that_were_asked_for(tiny_model):
+    def within(**wanted):
+        return medinfer.load(tiny_model, "cpu", **wanted)._session.get_session_options().intra_op_num_threads
+
+    assert within(threads=3) == 1
+    assert within(threads=3, latency=True) == 3
+
+
 @pytest.mark.parametrize("threads", [0, -2])
 def test_fewer_threads_than_one_is_a_usage_error(threads, tiny_model):
     failing(lambda: medinfer.load(tiny_model, "cpu", threads=threads), UsageError)
@@ -273,8 +291,8 @@ def test_weights_in_a_second_file_are_refused(folder, tiny_model, tmp_path):
         ({"height": 13}, {}, "its contract says"),
         ({"width": 12, "height": 16}, {}, "its contract says"),
         ({"color": "gray"}, {}, "its contract says"),
-        ({}, {"classes": ["a", "b"], "task": "binary"}, "one float for each class"),
-        ({}, {"classes": ["a", "b", "c", "d"]}, "one float for each class"),
+        ({}, {"classes": ["a", "b"], "task": "binary"}, "not float"),
+        ({}, {"classes": ["a", "b", "c", "d"]}, "not float"),
         ({}, {"graph": None}, "graph.input is 'missing'"),
         ({}, {"graph": {"input": "image"}}, "graph.input is 'image'"),
         ({}, {"graph": {"input": "float"}}, "its contract says ('tensor(float)', [3, 12, 16])"),
