@@ -39,9 +39,10 @@ test-peers: peers
 
 # Environments of their own for other programs.
 peers: $(INSTALLED)
-	for name in peers ort117 ray; do test -x build/$$name/bin/python || $(PYTHON) -m venv build/$$name; done
+	for name in peers ort117 openvino ray; do test -x build/$$name/bin/python || $(PYTHON) -m venv build/$$name; done
 	-build/peers/bin/python -m pip install --quiet ultralytics "openvino-model-api[onnx]" "optimum-onnx[onnxruntime]"
 	-build/ort117/bin/python -m pip install --quiet "onnxruntime==1.17.3" "numpy<2"
+	-build/openvino/bin/python -m pip install --quiet --editable ".[openvino]"
 	-build/ray/bin/python -m pip install --quiet "ray[data]" numpy opencv-python-headless click onnxruntime pyarrow
 	-mkdir -p build/node && npm install --prefix build/node --silent --ignore-scripts onnxruntime-node
 

@@ -15,6 +15,7 @@ SCRIPTS = Path(__file__).parent / "contestants"
 OWN = Path(sys.executable)
 # `make peers` creates it.
 PEERS = Path("build/peers/bin/python")
+OURS_ON_OPENVINO = Path("build/openvino/bin/python")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ ENTRIES = {
             scenarios=("offline",), providers=BOTH, varies=("tf32", "batch", "threads"),
         ),
         Entry("naive", "naive loop", "naive.py", "float", scenarios=ALL, providers=BOTH),
+        Entry(
+            "medinfer-openvino", "medinfer on OpenVINO, f32", "ours.py", python=OURS_ON_OPENVINO, setting="openvino",
+            scenarios=ALL, varies=("batch", "threads"),
+        ),
+        Entry(
+            "medinfer-openvino-bf16", "medinfer on OpenVINO, bf16", "ours.py", python=OURS_ON_OPENVINO,
+            setting="openvino, bf16", scenarios=ALL, varies=("batch", "threads"),
+        ),
         Entry("openvino", "OpenVINO, f32", "openvino_async.py", python=PEERS, needs="openvino"),
         Entry("ultralytics", "Ultralytics", "ultralytics_predict.py", "float", PEERS, "ultralytics"),
         Entry(

@@ -96,7 +96,7 @@ def _sample(turn: Turn, settings: Settings) -> dict[str, Any]:
     if len(answers) != len(task["images"]):
         raise ContestantError(f"{entry.script}: answered {len(answers)} of {len(task['images'])} images")
     if entry.agrees:
-        precision = "tf32" if setting.tf32 else "fp32"
+        precision = told.get("precision", "tf32" if setting.tf32 else "fp32")
         try:
             rows = np.array(answers, np.float32)
         except ValueError as error:

@@ -14,9 +14,15 @@ class Ours:
 
     def __init__(self, task):
         self.batch = task.batch or None
-        latency = task.scenario == "single"
-        threads = task.threads or None
-        self.model = medinfer.load(task.model, task.provider, threads=threads, latency=latency, tf32=task.tf32)
+        name, _, rounded = task.setting.partition(", ")
+        self.model = medinfer.load(
+            task.model,
+            name or task.provider,
+            threads=task.threads or None,
+            latency=task.scenario == "single",
+            tf32=task.tf32,
+            bf16=rounded == "bf16",
+        )
 
     def one(self, path):
         """Answer one image."""
@@ -26,6 +32,10 @@ class Ours:
         """Answer many."""
         for prediction in self.model.predict_many(paths, batch_size=self.batch):
             yield list(prediction.logits.values())
+
+    def more(self):
+        """Return what the answers may be rounded to."""
+        return {"precision": self.model.precision}
 
     def stages(self, path):
         """Return the milliseconds of each stage of one image."""

@@ -20,8 +20,9 @@ from medexport.reference import ReferenceImages
 from medexport.source import Source
 from medexport.verify import differing_fields
 from medinfer.errors import DisagreementError, ImageError, UsageError
+from medinfer.graph import as_fed
 from medinfer.images import read_image
-from medinfer.model import as_fed, load
+from medinfer.model import load
 from medinfer.pixels import preprocess
 from medinfer.spec import Graph
 

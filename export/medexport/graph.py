@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import ModelError
-from medinfer.model import INPUTS, OUTPUTS
+from medinfer.graph import INPUTS, OUTPUTS
 from medinfer.spec import Graph, ModelSpec
 from medtrain.network import Classifier, knows_outliers
 

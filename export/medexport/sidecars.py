@@ -14,7 +14,7 @@ from typing import Any
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import UsageError
 from medinfer.files import atomic_file
-from medinfer.model import INPUTS
+from medinfer.graph import INPUTS
 from medinfer.spec import CropFit, Graph, ModelSpec, PadFit
 
 TRITON_MAX_BATCH = 32

@@ -17,7 +17,7 @@ LEAST_SPREAD = 0.05
 # Of a softmax in fp32.
 ROUNDING = 1e-6
 # What really ran -> (largest difference of a logit from torch fp32, whether it grows with the spread).
-TOLERANCES = {"fp32": (1e-4, True), "tf32": (1e-2, False), "fp16": (2e-2, False)}
+TOLERANCES = {"fp32": (1e-4, True), "tf32": (1e-2, False), "fp16": (2e-2, False), "bf16": (2e-2, False)}
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def _model_options(command: Any) -> Any:
         ),
         click.option("--threads", type=click.IntRange(min=1), help="Images worked on at once; by default all cores."),
         click.option("--tf32", is_flag=True, help="Let CUDA round to TF32: faster, less exact."),
+        click.option("--bf16", is_flag=True, help="Let OpenVINO round to bf16: likewise, on a processor that can."),
         click.option("--quiet", "-q", is_flag=True, help="Say nothing on standard error but errors."),
     )
     for option in reversed(options):
@@ -100,6 +101,7 @@ def predict(
     provider: str,
     threads: int | None,
     tf32: bool,
+    bf16: bool,
     quiet: bool,
     batch_size: int | None,
     exclude: tuple[str, ...],
@@ -129,7 +131,7 @@ def predict(
     search = inputs.find_images(*_listed(paths), exclude=exclude)
     if len(paths) == 1 and inputs.is_single(paths[0]):
         threads = 1  # one image starts sooner without a pool of workers
-    opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
+    opened = _open_model(model, provider, threads, tf32=tf32, bf16=bf16, quiet=quiet)
     if threads is None and batch_size is None:
         run = run._replace(batch_size=_tuned(opened, quiet=quiet))
     rule = find_rule(opened.spec, operating_point, threshold)
@@ -187,20 +189,25 @@ def _check_output(output: Path | None, kind: str, *, overwrite: bool, resume: bo
 
 @cli.command()
 @click.argument("model", type=click.Path())
+@click.option("--provider", help="Open it there, and say what runs: cpu, cuda, cuda:N, tensorrt, openvino.")
 @click.option("--json", "as_json", is_flag=True, help="The contract exactly as it stands in the file.")
-def info(model: str, as_json: bool) -> None:
-    """Print a model's contract: classes, preprocessing, calibration, where it comes from, how it was verified."""
+def info(model: str, provider: str | None, as_json: bool) -> None:
+    """Print a model's contract: classes, preprocessing, calibration, where it comes from, how it was verified.
+
+    With --provider also what onnxruntime was told, and how many of the graph's nodes that provider took.
+    """
     import json
 
     from medinfer.model import load
 
-    spec = load(model, "cpu").spec
+    opened = load(model, provider or "cpu")
+    runs = {"provider": opened.provider, "options": opened.provider_options, "nodes": opened.nodes}
     if as_json:
-        click.echo(spec.dumps())
+        click.echo(json.dumps({"runs": runs, "spec": opened.spec.to_json()}) if provider else opened.spec.dumps())
         return
-    data = spec.to_json()
-    data["golden"] = f"{len(spec.golden or ())} samples"
-    click.echo("\n".join(_outline(data, json.dumps)))
+    data = opened.spec.to_json()
+    data["golden"] = f"{len(opened.spec.golden or ())} samples"
+    click.echo("\n".join(_outline({"runs": runs, **data} if provider else data, json.dumps)))
 
 
 def _outline(value: Any, dumps: Callable[[Any], str], indent: str = "") -> Iterator[str]:
@@ -222,8 +229,9 @@ def _outline(value: Any, dumps: Callable[[Any], str], indent: str = "") -> Itera
 @click.argument("model", type=click.Path())
 @click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, tensorrt, openvino.")
 @click.option("--tf32", is_flag=True, help="Let CUDA round to TF32, and judge by what that allows.")
+@click.option("--bf16", is_flag=True, help="Let OpenVINO round to bf16, and judge by what that allows.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(model: str, provider: str, tf32: bool, as_json: bool) -> None:
+def verify(model: str, provider: str, tf32: bool, bf16: bool, as_json: bool) -> None:
     """Check on this machine that a model still does what it did when it was exported.
 
     Replays the golden samples inside the file: pixels within one grey level, logits within the tolerance of what
@@ -235,7 +243,7 @@ def verify(model: str, provider: str, tf32: bool, as_json: bool) -> None:
     from medinfer.golden import verify as replay
     from medinfer.model import load
 
-    opened = load(model, provider, tf32=tf32)
+    opened = load(model, provider, tf32=tf32, bf16=bf16)
     report = replay(opened)
     if as_json:
         click.echo(json.dumps({"model": str(opened.path), "provider": opened.provider, **report.to_json()}))
@@ -261,7 +269,7 @@ def tune(model: str, folder: str, provider: str, save: bool, as_json: bool, quie
     from medinfer.inputs import find_images, name_of
     from medinfer.progress import Progress
 
-    opened = _open_model(model, provider, None, tf32=False, quiet=quiet)
+    opened = _open_model(model, provider, None, tf32=False, bf16=False, quiet=quiet)
     images = [name_of(item) for item in islice(find_images(folder), MOST_TUNED)]
     if not images or all(seen.error for seen in opened.predict_many(images[:8])):
         raise UsageError(f"{folder}: no image in it can be read")
@@ -281,6 +289,17 @@ def tune(model: str, folder: str, provider: str, save: bool, as_json: bool, quie
 
 
 @cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what is installed and really works here, and the line that mends the rest; exit code 5 if something must."""
+    from medinfer.diagnosis import diagnose
+
+    found = diagnose()
+    click.echo(found.as_json() if as_json else found.as_text())
+    found.require()
+
+
+@cli.command()
 @click.argument("data", type=click.Path(exists=True, path_type=Path))
 @_model_options
 @click.option("--root", type=click.Path(exists=True, path_type=Path), help="Where the paths of a CSV begin.")
@@ -292,6 +311,7 @@ def evaluate(
     provider: str,
     threads: int | None,
     tf32: bool,
+    bf16: bool,
     quiet: bool,
     root: Path | None,
     split: str | None,
@@ -308,7 +328,7 @@ def evaluate(
     from medinfer.labels import find_labelled
     from medinfer.progress import Progress
 
-    opened = _open_model(model, provider, threads, tf32=tf32, quiet=quiet)
+    opened = _open_model(model, provider, threads, tf32=tf32, bf16=bf16, quiet=quiet)
     known, others = find_labelled(data, opened.classes, root=root, split=split)
     with Progress("Evaluating", len(known), enabled=not quiet) as progress:
         seen = []
@@ -331,12 +351,12 @@ def evaluate(
     return SOME_FAILED if failed else 0
 
 
-def _open_model(model: str | None, provider: str, threads: int | None, *, tf32: bool, quiet: bool) -> Model:
+def _open_model(model: str | None, provider: str, threads: int | None, *, tf32: bool, bf16: bool, quiet: bool) -> Model:
     """Load the model named, or the one in the working directory, and say what was taken."""
     from medinfer.model import load
 
     path = model or str(_only_model())
-    opened = load(path, provider, threads=threads, tf32=tf32)
+    opened = load(path, provider, threads=threads, tf32=tf32, bf16=bf16)
     _quieten_opencv()
     if not quiet:
         tell(f"Model {path} ({opened.spec.name}: {', '.join(opened.classes)}) on {opened.provider}")

@@ -110,6 +110,8 @@ def header(model: Model, shard: str | None, judges: Sequence[Judge] = ()) -> dic
         "name": model.spec.name,
         "classes": list(model.classes),
         "provider": model.provider,
+        "provider_options": model.provider_options,
+        "nodes": model.nodes,
         "precision": model.precision,
         "shard": shard,
         **{key: told.get(key) for key in ADDED},

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from medinfer.choices import OOD_SCORE
-from medinfer.errors import ImageError, ModelError, UsageError
+from medinfer.errors import ImageError, ModelError, ProviderError, ResourceError, UsageError
+from medinfer.graph import OUTPUTS, as_fed, check_graph, read_contract
 from medinfer.images import MAX_PIXELS, ImageSource, read_image
 from medinfer.pixels import preprocess
 from medinfer.prediction import Prediction
-from medinfer.providers import Provider, open_session, reason
-from medinfer.spec import SPEC_KEY, ModelSpec
+from medinfer.providers import Execution, is_out_of_memory, nodes_taken, open_session, reason
+from medinfer.spec import Graph
 from medinfer.stream import available_cores, chunked, ordered_map
 
 if TYPE_CHECKING:
     import onnxruntime
 
-MAX_SPEC_BYTES = 64 << 20
 # Measured: on a CPU more than one image a run costs memory and gains nothing; a device wants batches.
 CPU_CHUNK, ACCELERATOR_CHUNK = 1, 32
-# What Hugging Face's tools call an image on [0, 1]; others take any name.
-INPUTS = {"pixels": "image", "float": "pixel_values"}
-OUTPUTS = ["probabilities", "logits"]
 
 
 def load(
@@ -40,6 +38,7 @@ def load(
     threads: int | None = None,
     latency: bool = False,
     tf32: bool = False,
+    bf16: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Model:
     """Open an exported model.
@@ -50,6 +49,7 @@ def load(
         threads: Images worked on at once by `predict_many`; by default the cores this process may use.
         latency: Give all threads to one image instead: its answer comes sooner, and fewer images a second are done.
         tf32: Let CUDA round matrix products to TF32: faster, and further from the checkpoint.
+        bf16: Let OpenVINO round them to bf16, on a processor that can: likewise.
         max_pixels: Larger images are refused before they are decoded.
 
     Raises:
@@ -59,46 +59,75 @@ def load(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads: {threads} is less than 1")
-    file = Path(path)
-    if not file.is_file():
-        raise ModelError(f"{file}: no such file", hint="Export one: medexport onnx ckpt.pt")
     threads = threads or available_cores()
-    session, obtained = open_session(file, provider, tf32=tf32, threads_per_run=threads if latency else 1)
-    spec = _read_spec(session, file)
-    _check_graph(session, spec, file)
-    return Model(session, spec, obtained, file, threads=1 if latency else threads, max_pixels=max_pixels)
+    wanted = Execution(provider=provider, threads=threads, latency=latency, tf32=tf32, bf16=bf16)
+    return Model(Path(path), wanted, max_pixels=max_pixels)
 
 
 class Model:
-    """An exported classifier, ready to run. Safe to share between threads. Made by `load`."""
+    """An exported classifier, ready to run. Made by `load`.
 
-    def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        spec: ModelSpec,
-        provider: Provider,
-        path: Path,
-        *,
-        threads: int,
-        max_pixels: int,
-    ) -> None:
-        self._session = session
+    Safe to share between threads. A process that inherits it by a fork, or gets it pickled, opens the file again.
+    """
+
+    def __init__(self, path: Path, wanted: Execution, *, max_pixels: int) -> None:
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file", hint="Export one: medexport onnx ckpt.pt")
+        self.path = path
+        self._wanted = wanted
+        self._max_pixels = max_pixels
+        self._open()
+        session = self._session
+        assert session is not None
+        self.spec = spec = read_contract(session, path)
+        check_graph(session, spec, path)
         self._input = session.get_inputs()[0].name
         self._buffers = threading.local()
-        self._max_pixels = max_pixels
-        self.spec = spec
-        self.provider = str(provider)
-        self.path = path
-        self.threads = threads
-        self.precision: str = spec.graph.precision if spec.graph else "fp32"
-        if self.precision == "fp32" and provider.options.get("use_tf32"):
-            self.precision = "tf32"
-        self._batch = spec.graph.batch if spec.graph else None
-        self._takes = spec.graph.input if spec.graph else "pixels"
-        self._outputs = [*OUTPUTS, *([OOD_SCORE] if spec.graph and OOD_SCORE in spec.graph.extra_outputs else [])]
-        self.default_chunk = self._batch or (ACCELERATOR_CHUNK if provider.is_accelerator else CPU_CHUNK)
+        self.threads = 1 if wanted.latency else wanted.threads
+        graph = spec.graph or Graph()
+        self.precision: str = self._provider.precision if graph.precision == "fp32" else graph.precision
+        self._batch = graph.batch
+        self._takes = graph.input
+        self._outputs = [*OUTPUTS, *([OOD_SCORE] if OOD_SCORE in graph.extra_outputs else [])]
+        accelerated = self._provider.is_accelerator
+        self.default_chunk = self._batch or (ACCELERATOR_CHUNK if accelerated else CPU_CHUNK)
         # An accelerator plans anew for every shape, and some graphs take only one.
-        self._pads = provider.is_accelerator or self._batch is not None
+        self._pads = accelerated or self._batch is not None
+        self._most = sys.maxsize
+        """Images in one run that memory has held so far."""
+
+    def _open(self) -> None:
+        self._session: onnxruntime.InferenceSession | None
+        self._session, self._provider = open_session(self.path, self._wanted)
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (os.path.abspath(self.path), self.sha256, self._wanted, self._max_pixels)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the session and its memory; nothing can be predicted afterwards."""
+        self._session = None
+
+    @property
+    def provider(self) -> str:
+        """The provider that runs it: never another than the one asked for."""
+        return str(self._provider)
+
+    @property
+    def provider_options(self) -> dict[str, Any]:
+        """What onnxruntime was told for it."""
+        return dict(self._provider.options)
+
+    @property
+    def nodes(self) -> dict[str, int] | None:
+        """How many of the graph's nodes each provider runs; None of an onnxruntime that does not tell (before 1.24)."""
+        return nodes_taken(self._ready())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -181,17 +210,47 @@ class Model:
             for image, error in zip(images, errors, strict=True)
         ]
 
+    def _ready(self) -> onnxruntime.InferenceSession:
+        """Return the session; a forked process opens its own, for threads and devices do not survive a fork."""
+        if self._session is None:
+            raise UsageError(f"{self.path}: the model was closed")
+        if self._process != os.getpid():
+            self._inherited = self._session  # to destroy it would wait for threads that are not there
+            self._open()
+        return self._session
+
     def _run(self, tensors: npt.NDArray[np.uint8]) -> list[Any]:
-        """Return the outputs for a chunk, in several runs where the graph takes fewer at once; raises ModelError."""
-        size = self._batch or len(tensors)
-        try:
-            runs = [
-                self._session.run(self._outputs, {self._input: as_fed(tensors[start : start + size], self._takes)})
-                for start in range(0, len(tensors), size)
-            ]
-        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
-            raise ModelError(f"{self.path}: fails on a batch of {size}: {reason(error)}") from None
-        return list(runs[0]) if len(runs) == 1 else [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+        """Return the outputs for a chunk, in several runs where the graph or the memory takes fewer at once.
+
+        Raises:
+            ModelError: The graph fails.
+            ResourceError: Not even one image fits into memory.
+            ProviderError: The device was lost.
+        """
+        session = self._ready()
+        while True:
+            size = self._batch or min(len(tensors), self._most)
+            try:
+                runs = [
+                    session.run(self._outputs, {self._input: as_fed(tensors[start : start + size], self._takes)})
+                    for start in range(0, len(tensors), size)
+                ]
+            except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
+                self._give_up_unless_smaller(error, size)
+            else:
+                return list(runs[0]) if len(runs) == 1 else [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+
+    def _give_up_unless_smaller(self, error: Exception, size: int) -> None:
+        """Halve the runs where memory was too small for one; raise for all else."""
+        where = f"{self.path}: fails on a batch of {size} on {self.provider}: {reason(error)}"
+        if is_out_of_memory(error):
+            if self._batch or size == 1:
+                raise ResourceError(where, hint="Free memory on the device, or run with --provider cpu.") from None
+            self._most = min(self._most, size // 2)
+        elif self._provider.is_accelerator and "CUDA failure" in str(error):
+            raise ProviderError(where, hint="See the driver's log; --provider cpu runs without it.") from None
+        else:
+            raise ModelError(where) from None
 
     def _buffer(self, size: int) -> npt.NDArray[np.uint8]:
         """Return this thread's input buffer, made once: a fresh one for every image costs page faults."""
@@ -204,11 +263,12 @@ class Model:
         return buffer
 
 
-def as_fed(tensors: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[Any]:
-    """Return pixels, uint8 (n, H, W, C), as a graph takes them: as they are, or float32 (n, C, H, W) on [0, 1]."""
-    if kind == "pixels":
-        return tensors
-    return np.ascontiguousarray(tensors.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+def _reopen(path: str, sha256: str, wanted: Execution, max_pixels: int) -> Model:
+    """Open what was pickled; raises ModelError if the file is another by now."""
+    model = Model(Path(path), wanted, max_pixels=max_pixels)
+    if model.sha256 != sha256:
+        raise ModelError(f"{path}: not the file that was pickled", hint="It was replaced meanwhile.")
+    return model
 
 
 def _source(image: ImageSource) -> str | None:
@@ -223,39 +283,3 @@ def _judge(prediction: Prediction) -> Prediction:
         return prediction
     error = ImageError("non_finite_output", "the model answered NaN or infinity")
     return Prediction(prediction.source, prediction.classes, error=error)
-
-
-def _read_spec(session: onnxruntime.InferenceSession, path: Path) -> ModelSpec:
-    text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
-    if text is None:
-        hint = "Only files that medexport wrote say how to feed them."
-        raise ModelError(f"{path}: no {SPEC_KEY} in its metadata", hint=hint)
-    if len(text) > MAX_SPEC_BYTES:
-        raise ModelError(f"{path}: a contract of {len(text)} bytes; at most {MAX_SPEC_BYTES} are read")
-    return ModelSpec.loads(text)
-
-
-def _check_graph(session: onnxruntime.InferenceSession, spec: ModelSpec, path: Path) -> None:
-    """Refuse a graph that is not the one its contract describes."""
-    kind = spec.graph.input if spec.graph else "missing"
-    if spec.graph is None or kind not in ("pixels", "float"):
-        raise ModelError(f"{path}: graph.input is {kind!r}; this medinfer runs 'pixels' and 'float'")
-    inputs = {value.name: (value.type, value.shape[1:]) for value in session.get_inputs()}
-    size = [spec.input.height, spec.input.width]
-    channels = spec.input.channels
-    wanted = ("tensor(uint8)", [*size, channels]) if kind == "pixels" else ("tensor(float)", [channels, *size])
-    if list(inputs.values()) != [wanted]:
-        raise ModelError(f"{path}: its inputs are {inputs}, its contract says {wanted}")
-    batch = session.get_inputs()[0].shape[0]
-    if (batch if isinstance(batch, int) else None) != spec.graph.batch:
-        raise ModelError(f"{path}: its batch size is {batch}, its contract says {spec.graph.batch or 'any'}")
-    outputs = {value.name: (value.type, value.shape) for value in session.get_outputs()}
-    absent = [name for name in spec.graph.extra_outputs if name not in outputs]
-    if absent:
-        raise ModelError(f"{path}: its contract promises outputs that it lacks: {', '.join(absent)}")
-    shapes = {name: [len(spec.classes)] for name in OUTPUTS}
-    shapes |= {OOD_SCORE: []} if OOD_SCORE in spec.graph.extra_outputs else {}
-    for name, shape in shapes.items():
-        kind, found = outputs.get(name, ("missing", []))
-        if kind != "tensor(float)" or not found or found[1:] != shape:
-            raise ModelError(f"{path}: output {name!r} is {kind} {found}, not float {[batch, *shape]}")

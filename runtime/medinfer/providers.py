@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import sys
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,19 @@ NEEDS_NVIDIA = ("cuda", "tensorrt")
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where and how a graph is wished to run."""
+
+    provider: str = "auto"
+    threads: int = 1
+    latency: bool = False
+    """Whether the threads share one image, or take one each."""
+    tf32: bool = False
+    bf16: bool = False
+    """What may be rounded, where the provider can."""
+
+
 @dataclass(frozen=True)
 class Provider:
     """One execution provider with its options."""
@@ -36,6 +51,8 @@ class Provider:
     name: str
     device: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
+    """What it rounds the products of an fp32 graph to."""
 
     @property
     def execution_provider(self) -> str:
@@ -51,24 +68,53 @@ class Provider:
         return f"{self.name}:{self.device}" if self.device else self.name
 
 
-def parse_provider(text: str, *, tf32: bool = False) -> Provider:
-    """Read `cpu`, `cuda`, `cuda:1`, `tensorrt`, `openvino`; raises UsageError for anything else."""
-    name, colon, number = text.partition(":")
+def find_provider(wanted: Execution) -> Provider:
+    """Return what `cpu`, `cuda`, `cuda:1`, `tensorrt` or `openvino` means.
+
+    Raises:
+        UsageError: Another name.
+        ProviderError: bf16 is wished for, and this processor can only imitate it.
+    """
+    name, colon, number = wanted.provider.partition(":")
     if name not in KNOWN or (colon and not (name in NEEDS_NVIDIA and number.isdecimal())):
         names = ", ".join(["auto", *KNOWN, "cuda:N"])
-        raise UsageError(f"provider: {text!r} is not one of {names}")
+        raise UsageError(f"provider: {wanted.provider!r} is not one of {names}")
     device = int(number) if colon else 0
-    options: dict[str, Any] = {}
     if name == "cuda":
         # TF32 is onnxruntime's default on Ampere and later and moves logits by up to 1e-2: off unless asked for. Its
         # exhaustive search for the fastest convolutions takes up to a second for each shape (onnxruntime #19838).
-        options = {"device_id": device, "use_tf32": int(tf32), "cudnn_conv_algo_search": "HEURISTIC"}
-    return Provider(name, device, options)
+        options = {"device_id": device, "use_tf32": int(wanted.tf32), "cudnn_conv_algo_search": "HEURISTIC"}
+        return Provider(name, device, options, "tf32" if wanted.tf32 else "fp32")
+    if name == "openvino":
+        return Provider(name, device, _openvino_options(wanted), "bf16" if wanted.bf16 else "fp32")
+    return Provider(name, device, {"device_id": device} if name == "tensorrt" else {})
 
 
-def open_session(
-    path: Path, provider: str = "auto", *, tf32: bool = False, threads_per_run: int = 1
-) -> tuple[onnxruntime.InferenceSession, Provider]:
+def _openvino_options(wanted: Execution) -> dict[str, Any]:
+    """Return options by which OpenVINO computes in what is asked for, not in what it finds fastest."""
+    if wanted.bf16 and not _multiplies_bf16():
+        raise ProviderError(
+            "openvino: this processor has no bf16 arithmetic; OpenVINO would imitate it, slower than fp32",
+            hint="Leave --bf16 out.",
+        )
+    processor = {
+        "INFERENCE_PRECISION_HINT": "bf16" if wanted.bf16 else "f32",
+        "INFERENCE_NUM_THREADS": str(wanted.threads),
+        "NUM_STREAMS": "1" if wanted.latency else str(wanted.threads),
+    }
+    return {"device_type": "CPU", "load_config": json.dumps({"CPU": processor})}
+
+
+def _multiplies_bf16() -> bool:
+    """Tell whether the processor says so (Linux); elsewhere it is believed."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
+    except OSError:
+        return True
+    return not words.isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def open_session(path: Path | bytes, wanted: Execution) -> tuple[onnxruntime.InferenceSession, Provider]:
     """Open a model on the provider asked for; `auto` takes CUDA where it works, else the CPU.
 
     Raises:
@@ -77,15 +123,17 @@ def open_session(
         ProviderError: The provider cannot be had.
         ModelError: onnxruntime refuses the file.
     """
-    chosen = parse_provider("cpu" if provider == "auto" else provider, tf32=tf32)
-    if provider == "auto":
+    if wanted.provider == "auto":
         with contextlib.suppress(ProviderError):
-            cuda = parse_provider("cuda", tf32=tf32)
-            return _open(path, cuda, threads_per_run), cuda
-    return _open(path, chosen, threads_per_run), chosen
+            cuda = replace(wanted, provider="cuda")
+            return _open(path, find_provider(cuda), cuda)
+        wanted = replace(wanted, provider="cpu")
+    return _open(path, find_provider(wanted), wanted)
 
 
-def _open(path: Path, provider: Provider, threads_per_run: int) -> onnxruntime.InferenceSession:
+def _open(
+    path: Path | bytes, provider: Provider, wanted: Execution
+) -> tuple[onnxruntime.InferenceSession, Provider]:
     try:
         import onnxruntime
     except ImportError:
@@ -94,15 +142,27 @@ def _open(path: Path, provider: Provider, threads_per_run: int) -> onnxruntime.I
     try:
         session = onnxruntime.InferenceSession(
             _readable(path),
-            _session_options(onnxruntime, threads_per_run),
+            _session_options(onnxruntime, wanted.threads if wanted.latency else 1),
             providers=[(provider.execution_provider, provider.options)],
         )
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
-        raise ModelError(f"{path}: onnxruntime refuses it: {reason(error)}", hint=_cure(str(error))) from None
+        name = path if isinstance(path, Path) else "the model"
+        raise ModelError(f"{name}: onnxruntime refuses it: {reason(error)}", hint=_cure(str(error))) from None
     if session.get_providers()[0] != provider.execution_provider:
-        raise ProviderError(f"{provider}: {_missing_library(onnxruntime)}", hint=_install_hint(provider))
+        raise ProviderError(f"{provider}: {_missing_library(onnxruntime, provider)}", hint=_install_hint(provider))
     _give_back_memory()
-    return session
+    return session, provider
+
+
+def nodes_taken(session: onnxruntime.InferenceSession) -> dict[str, int] | None:
+    """Return how many of the graph's nodes each provider runs; None of an onnxruntime that does not tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    short = {full: name for name, (full, _) in KNOWN.items()}
+    taken: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        taken[short.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
+    return dict(taken)
 
 
 def _give_back_memory() -> None:
@@ -114,8 +174,10 @@ def _give_back_memory() -> None:
         trim(0)
 
 
-def _readable(path: Path) -> str | bytes:
+def _readable(path: Path | bytes) -> str | bytes:
     """Return a path as onnxruntime takes it, or the file's bytes where the name is not UTF-8."""
+    if isinstance(path, bytes):
+        return path
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
@@ -135,6 +197,7 @@ def _session_options(onnxruntime: Any, threads_per_run: int) -> Any:
     # Threads that wait by spinning answer sooner; they cost other runs their cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(threads_per_run > 1)))
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # A model is one file: external data is looked for in a place that can hold no file, and so is refused.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     options.log_severity_level = 4  # what goes wrong is raised and told once
@@ -162,9 +225,9 @@ def _check_available(onnxruntime: Any, provider: Provider) -> None:
         onnxruntime.preload_dlls()
 
 
-def _missing_library(onnxruntime: Any) -> str:
-    """Return the loader's own words for why the CUDA provider did not load."""
-    library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+def _missing_library(onnxruntime: Any, provider: Provider) -> str:
+    """Return the loader's own words for why the provider did not load."""
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{provider.name}.so"
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
@@ -176,6 +239,12 @@ def _install_hint(provider: Provider) -> str:
     extra = KNOWN[provider.name][1]
     lines = f'pip uninstall -y onnxruntime onnxruntime-gpu; pip install "medonnx[{extra}]"'
     return f"An onnxruntime that has it: {lines}."
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out: onnxruntime has no exception of its own for it (onnxruntime #16307)."""
+    text = str(error)
+    return any(words in text for words in ("Failed to allocate", "out of memory", "ALLOC_FAILED", "bad_alloc"))
 
 
 def reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ from medexport.verify import describe, judge
 from medinfer.agreement import softmax
 from medinfer.errors import CheckpointError, DisagreementError, MedonnxError, UsageError
 from medinfer.golden import verify as replay
-from medinfer.model import OUTPUTS
+from medinfer.graph import OUTPUTS
 from medinfer.spec import Calibration, Graph, ModelSpec, OperatingPoint, Target
 from medtrain.network import Classifier
 

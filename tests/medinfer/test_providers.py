@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import subprocess
 import sys
 from itertools import pairwise
@@ -8,10 +9,13 @@ from itertools import pairwise
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import helper
 
 import medinfer
-from medinfer.errors import ProviderError, UsageError
+from medinfer.cli import cli
+from medinfer.errors import ModelError, ProviderError, ResourceError, UsageError
+from medinfer.providers import Execution, Provider, find_provider
 
 
 def refused(path, provider, kind):
@@ -54,6 +58,90 @@ def test_an_unknown_provider_is_a_usage_error_that_lists_the_known(provider, tin
 def test_what_was_obtained_is_told(tiny_model):
     assert medinfer.load(tiny_model, "cpu").provider == "cpu"
     assert medinfer.load(tiny_model).provider == ("cuda" if cuda_works(tiny_model) else "cpu")
+
+
+@pytest.mark.parametrize("latency", [False, True])
+def test_openvino_computes_in_what_was_asked_for_on_the_threads_given(latency, monkeypatch):
+    monkeypatch.setattr("medinfer.providers._multiplies_bf16", lambda: True)
+    exact = find_provider(Execution(provider="openvino", threads=3, latency=latency))
+    told = json.loads(exact.options["load_config"])["CPU"]
+    assert told["INFERENCE_PRECISION_HINT"] == "f32"
+    assert (told["INFERENCE_NUM_THREADS"], told["NUM_STREAMS"]) == ("3", "1" if latency else "3")
+    rounded = find_provider(Execution(provider="openvino", bf16=True))
+    assert json.loads(rounded.options["load_config"])["CPU"]["INFERENCE_PRECISION_HINT"] == "bf16"
+    assert (exact.precision, rounded.precision) == ("fp32", "bf16")
+
+
+def test_bf16_is_refused_where_the_processor_can_only_imitate_it(monkeypatch):
+    monkeypatch.setattr("medinfer.providers._multiplies_bf16", lambda: False)
+    with pytest.raises(ProviderError, match="no bf16"):
+        find_provider(Execution(provider="openvino", bf16=True))
+    assert find_provider(Execution(provider="cpu", bf16=True)).precision == "fp32"
+
+
+def test_tf32_is_off_unless_it_is_allowed():
+    assert find_provider(Execution(provider="cuda:1")).options == {
+        "device_id": 1,
+        "use_tf32": 0,
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    allowed = find_provider(Execution(provider="cuda", tf32=True))
+    assert (allowed.options["use_tf32"], allowed.precision) == (1, "tf32")
+
+
+def test_info_says_what_a_provider_was_told_and_what_it_took(tiny_model):
+    told = CliRunner().invoke(cli, ["info", str(tiny_model), "--provider", "cpu", "--json"])
+    runs = json.loads(told.output)["runs"]
+    assert runs["provider"] == "cpu"
+    assert runs["nodes"] == {"cpu": len(onnx.load(tiny_model).graph.node)}
+    assert "nodes:" in CliRunner().invoke(cli, ["info", str(tiny_model), "--provider", "cpu"]).output
+    assert "nodes:" not in CliRunner().invoke(cli, ["info", str(tiny_model)]).output
+
+
+class Small:
+    """A session on a device that holds so many images, in the place of a real one."""
+
+    def __init__(self, session, holds, words="BFCArena::AllocateRawInternal Failed to allocate memory"):
+        self.session, self.holds, self.words, self.sizes = session, holds, words, []
+
+    def run(self, names, fed):
+        (tensor,) = fed.values()
+        self.sizes.append(len(tensor))
+        if len(tensor) > self.holds:
+            raise RuntimeError(self.words)
+        return self.session.run(names, fed)
+
+
+def test_a_batch_that_memory_cannot_hold_is_halved_until_it_can(tiny_model, picture):
+    images = [picture(12, 16, 3, seed=seed) for seed in range(16)]
+    model = medinfer.load(tiny_model, "cpu")
+    wanted = [one.label for one in model.predict_batch(images)]
+    model._session = small = Small(model._session, 3)
+    assert [one.label for one in model.predict_batch(images)] == wanted
+    assert small.sizes == [16, 8, 4, *[2] * 8]
+    small.sizes.clear()
+    model.predict_batch(images)
+    assert set(small.sizes) == {2}  # it has learnt
+
+
+def test_one_image_that_memory_cannot_hold_ends_with_7(tiny_model, picture):
+    model = medinfer.load(tiny_model, "cpu")
+    model._session = Small(model._session, 0)
+    with pytest.raises(ResourceError) as caught:
+        model.predict_batch([picture(12, 16, 3)] * 4)
+    assert caught.value.exit_code == 7
+
+
+def test_a_device_that_is_lost_ends_with_5_and_another_fault_with_4(tiny_model, picture, monkeypatch):
+    model = medinfer.load(tiny_model, "cpu")
+    session = model._session
+    model._session = Small(session, 0, "the graph is wrong")
+    with pytest.raises(ModelError):
+        model.predict(picture(12, 16, 3))
+    monkeypatch.setattr(model, "_provider", Provider("cuda"))
+    model._session = Small(session, 0, "CUDA failure 719: unspecified launch failure")
+    with pytest.raises(ProviderError):
+        model.predict(picture(12, 16, 3))
 
 
 RESIDENT = """

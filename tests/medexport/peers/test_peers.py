@@ -19,6 +19,7 @@ from medexport.reference import images_of
 from medexport.sidecars import Sidecars
 from medinfer.spec import Graph
 
+OPENVINO = Path("openvino/bin/python")
 HERE, BUILD = Path(__file__).parent, Path(os.environ.get("MEDONNX_PEERS", "build")).resolve()
 PEERS, OLD, NODE = BUILD / "peers/bin/python", BUILD / "ort117/bin/python", BUILD / "node/node_modules/onnxruntime-node"
 
@@ -96,6 +97,33 @@ def test_onnxruntime_1_17_opens_the_file_and_agrees(folder, wanted, pixels):
     found = ask(OLD, OLD, "ask_onnxruntime.py", folder / "model.onnx", folder / "pixels.npy")
     assert found["version"].startswith("1.17.")
     assert np.abs(found["probabilities"] - wanted).max() < 1e-5
+
+
+def with_openvino(*words):
+    """Run medinfer in the environment that has OpenVINO's onnxruntime."""
+    program = BUILD / OPENVINO
+    if not program.exists():
+        pytest.skip(f"{program} is not there: make test-peers installs it")
+    return subprocess.run([program, "-m", "medinfer", *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def test_medinfer_on_openvino_answers_as_on_the_cpu_and_takes_the_graph(folder, images, wanted):
+    told = json.loads(with_openvino("info", folder / "model.onnx", "--provider", "openvino", "--json").stdout)
+    assert told["runs"]["provider"] == "openvino"
+    assert set(told["runs"]["nodes"]) == {"openvino"}
+    assert with_openvino("verify", folder / "model.onnx", "--provider", "openvino").returncode == 0
+    done = with_openvino(*images, "-m", folder / "model.onnx", "--provider", "openvino", "--format", "jsonl")
+    rows = [list(json.loads(line)["probabilities"].values()) for line in done.stdout.splitlines()]
+    assert np.abs(rows - wanted).max() < 1e-5
+
+
+def test_bf16_runs_where_the_processor_has_it_and_is_refused_elsewhere(folder):
+    done = with_openvino("verify", folder / "model.onnx", "--provider", "openvino", "--bf16")
+    if set(Path("/proc/cpuinfo").read_text().split()).isdisjoint(("avx512_bf16", "amx_bf16", "bf16")):
+        assert done.returncode == 5
+        assert "no bf16" in done.stderr
+    else:
+        assert "(bf16)" in done.stdout
 
 
 def test_onnxruntime_node_fed_raw_pixels_agrees(folder, wanted, pixels):
