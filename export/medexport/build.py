@@ -12,6 +12,7 @@ import numpy as np
 from medexport.bisect import explained
 from medexport.graph import to_onnx
 from medexport.reference import ReferenceImages, images_of
+from medexport.resize import check_resize
 from medexport.sidecars import Sidecars
 from medexport.source import Source
 from medexport.stamp import stamp
@@ -56,6 +57,8 @@ def build_file(
     target = Path(path)
     refuse_existing(target, overwrite=overwrite)
     graph = graph or Graph()
+    if graph.input == "image":
+        check_resize(source.spec.input)
     if graph != Graph(input=graph.input, batch=graph.batch):
         raise UsageError("graph: only its input and its batch can be chosen")
     if knows_outliers(source.classifier):

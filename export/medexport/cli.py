@@ -77,10 +77,11 @@ def _foreign_options(command: Any) -> Any:
 @click.option(
     "--input",
     "fed",
-    type=click.Choice(["pixels", "float"]),
+    type=click.Choice(["pixels", "float", "image"]),
     default="pixels",
     show_default=True,
-    help="What the file takes: raw pixels, or floats on [0, 1] (NAME.float.onnx) for tools that feed nothing else.",
+    help="What the file takes: raw pixels of its size; floats on [0, 1] (NAME.float.onnx) for tools that feed nothing "
+    "else; an image of any size (NAME.image.onnx) for hosts that cannot resize.",
 )
 @click.option("--static-batch", type=click.IntRange(1, 1024), help="Take only so many images at once.")
 @click.option("--labels", is_flag=True, help="Write the class names beside it: NAME.labels.txt.")
@@ -96,7 +97,7 @@ def onnx(
     quiet: bool,
     output: Path | None,
     overwrite: bool,
-    fed: Literal["pixels", "float"],
+    fed: Literal["pixels", "float", "image"],
     static_batch: int | None,
     labels: bool,
     triton: Path | None,
@@ -134,7 +135,7 @@ def onnx(
     reference = images_of(data, images)
     if not quiet:
         tell(f"Exporting {named} to {output} ...")
-    graph = Graph(input=fed, batch=static_batch)
+    graph = Graph(input=fed, batch=static_batch or (1 if fed == "image" else None))
     with Progress("Comparing", enabled=not quiet) as progress:
         written = build_all(source, output, sidecars, graph=graph, images=reference, bisect=bisect, progress=progress)
     if not quiet:

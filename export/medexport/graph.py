@@ -15,6 +15,7 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
+from medexport.resize import with_resize
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import ModelError
 from medinfer.graph import INPUTS, OUTPUTS
@@ -40,7 +41,7 @@ class Deployable(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.temperature = spec.calibration.temperature
-        self.takes_pixels = (spec.graph or Graph()).input == "pixels"
+        self.takes_pixels = (spec.graph or Graph()).input != "float"
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return (probabilities, logits), and how unlike the training's an image is."""
@@ -73,7 +74,8 @@ def to_onnx(classifier: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
         should_fold=lambda node: True,
     )
     onnxscript.optimizer.remove_unused_nodes(program.model)
-    return _clean(program.model_proto)
+    model = _clean(program.model_proto)
+    return with_resize(model, spec) if spec.graph and spec.graph.input == "image" else model
 
 
 def to_program(classifier: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram:
@@ -106,7 +108,7 @@ def to_program(classifier: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram
 def _example(spec: ModelSpec, graph: Graph) -> Tensor:
     # Two images: some versions of the exporter take a batch of one for a constant.
     batch, size = graph.batch or 2, spec.input
-    if graph.input == "pixels":
+    if graph.input != "float":
         return torch.zeros(batch, size.height, size.width, size.channels, dtype=torch.uint8)
     return torch.zeros(batch, size.channels, size.height, size.width)
 

@@ -24,21 +24,22 @@ def describe(spec: ModelSpec) -> str:
     """Return what a person reads who opens the file in a viewer."""
     size, graph = spec.input, spec.graph or Graph()
     batch = graph.batch or "batch"
-    fed = (
-        f"uint8 [{batch}, {size.height}, {size.width}, {size.channels}], raw pixels"
-        if graph.input == "pixels"
-        else f"float32 [{batch}, {size.channels}, {size.height}, {size.width}], pixels / 255"
-    )
+    fed = {
+        "pixels": f"uint8 [{batch}, {size.height}, {size.width}, {size.channels}], raw pixels",
+        "float": f"float32 [{batch}, {size.channels}, {size.height}, {size.width}], pixels / 255",
+        "image": f"uint8 [1, any height, any width, {size.channels}], raw pixels",
+    }[graph.input]
+    where = "inside" if graph.input == "image" else "by OpenCV"
     return (
-        f"{spec.name}: {', '.join(spec.classes)}. Input: {fed}, {'RGB' if size.color == 'rgb' else 'gray'}, resized by "
-        f"OpenCV ({size.interpolation}); mean, std and softmax are inside. Output: "
+        f"{spec.name}: {', '.join(spec.classes)}. Input: {fed}, {'RGB' if size.color == 'rgb' else 'gray'}, resized "
+        f"{where} ({size.interpolation}); mean, std and softmax are inside. Output: "
         f"{', '.join(['probabilities', 'logits', *(spec.graph or Graph()).extra_outputs])}. {DISCLAIMER}"
     )
 
 
 def denote(model: onnx.ModelProto, spec: ModelSpec) -> None:
     """Mark the input as an image and its dimensions by their meaning (ONNX, docs/TypeDenotation.md)."""
-    channels_last = (spec.graph or Graph()).input == "pixels"
+    channels_last = (spec.graph or Graph()).input != "float"
     meanings = (
         ["DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL"] if channels_last else ["DATA_CHANNEL", *["DATA_FEATURE"] * 2]
     )
@@ -100,7 +101,7 @@ def _model_api(spec: ModelSpec) -> dict[str, str]:
 
 def _standard(spec: ModelSpec) -> dict[str, str]:
     """Return the ONNX standard's own (docs/MetadataProps.md): how the tensor is that is fed."""
-    pixels = (spec.graph or Graph()).input == "pixels"
+    pixels = (spec.graph or Graph()).input != "float"
     return {
         "Image.BitmapPixelFormat": "Rgb8" if spec.input.color == "rgb" else "Gray8",
         "Image.ColorSpaceGamma": "SRGB",

@@ -90,9 +90,10 @@ def _lines(spec: ModelSpec) -> str:
 def _triton_config(spec: ModelSpec, name: str) -> str:
     """Return config.pbtxt. Where the batch is fixed it is a dimension like the others, and Triton does no batching."""
     graph, size = spec.graph or Graph(), spec.input
-    pixels = graph.input == "pixels"
+    pixels = graph.input != "float"
+    sides = [-1, -1] if graph.input == "image" else [size.height, size.width]
     fixed = [] if graph.batch is None else [graph.batch]
-    dims = fixed + ([size.height, size.width, size.channels] if pixels else [size.channels, size.height, size.width])
+    dims = fixed + ([*sides, size.channels] if pixels else [size.channels, *sides])
     answers = [*fixed, len(spec.classes)]
     # Triton wants a dimension beside that of the batch; the file has none.
     score = "dims: [1], reshape: { shape: [] }" if not fixed else f"dims: {fixed}"

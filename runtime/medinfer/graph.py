@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_SPEC_BYTES = 64 << 20
 # What Hugging Face's tools call an image on [0, 1]; others take any name.
-INPUTS = {"pixels": "image", "float": "pixel_values"}
+INPUTS = {"pixels": "image", "image": "image", "float": "pixel_values"}
 OUTPUTS = ["probabilities", "logits"]
 
 
@@ -34,13 +34,18 @@ def read_contract(session: onnxruntime.InferenceSession, path: Path) -> ModelSpe
 
 def check_graph(session: onnxruntime.InferenceSession, spec: ModelSpec, path: Path) -> None:
     """Refuse a graph that is not the one its contract describes."""
-    kind = spec.graph.input if spec.graph else "missing"
-    if spec.graph is None or kind not in ("pixels", "float"):
-        raise ModelError(f"{path}: graph.input is {kind!r}; this medinfer runs 'pixels' and 'float'")
+    if spec.graph is None:
+        raise ModelError(f"{path}: its contract says nothing of the graph")
+    kind = spec.graph.input
     inputs = {value.name: (value.type, value.shape[1:]) for value in session.get_inputs()}
     size = [spec.input.height, spec.input.width]
     channels = spec.input.channels
-    wanted = ("tensor(uint8)", [*size, channels]) if kind == "pixels" else ("tensor(float)", [channels, *size])
+    wanted: tuple[str, list[Any]] = ("tensor(uint8)", [*size, channels])
+    if kind == "float":
+        wanted = ("tensor(float)", [channels, *size])
+    elif kind == "image":
+        sides = [side for _, shape in inputs.values() for side in shape[:2]]
+        wanted = ("tensor(uint8)", [*(side if type(side) is str else "any" for side in sides), channels])
     if list(inputs.values()) != [wanted]:
         raise ModelError(f"{path}: its inputs are {inputs}, its contract says {wanted}")
     batch = session.get_inputs()[0].shape[0]
@@ -60,6 +65,6 @@ def check_graph(session: onnxruntime.InferenceSession, spec: ModelSpec, path: Pa
 
 def as_fed(tensors: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[Any]:
     """Return pixels, uint8 (n, H, W, C), as a graph takes them: as they are, or float32 (n, C, H, W) on [0, 1]."""
-    if kind == "pixels":
+    if kind != "float":
         return tensors
     return np.ascontiguousarray(tensors.transpose(0, 3, 1, 2), np.float32) / np.float32(255)

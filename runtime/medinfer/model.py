@@ -17,8 +17,8 @@ import numpy.typing as npt
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import ImageError, ModelError, ProviderError, ResourceError, UsageError
 from medinfer.graph import OUTPUTS, as_fed, check_graph, read_contract
-from medinfer.images import MAX_PIXELS, ImageSource, read_image
-from medinfer.pixels import preprocess
+from medinfer.images import MAX_PIXELS, Image, ImageSource, read_image
+from medinfer.pixels import preprocess, without_resize
 from medinfer.prediction import Prediction
 from medinfer.providers import Execution, is_out_of_memory, nodes_taken, open_session, reason
 from medinfer.spec import Graph
@@ -187,15 +187,14 @@ class Model:
 
     def _run_chunk(self, images: Sequence[ImageSource], *, color: Literal["rgb", "bgr"], size: int) -> list[Prediction]:
         """Take a chunk through everything: read, decode, preprocess into the thread's own buffer, run."""
+        if self._takes == "image":
+            return [self._run_whole(image, color) for image in images]
         buffer = self._buffer(size)
         filled = 0
         errors: list[ImageError | None] = []
         for image in images:
             try:
-                if missing := getattr(image, "error", None):  # a member of an archive that could not be read
-                    raise missing
-                pixels = read_image(image, self.spec.input, color=color, max_pixels=self._max_pixels)
-                preprocess(pixels, self.spec.input, out=buffer[filled])
+                preprocess(self._read(image, color), self.spec.input, out=buffer[filled])
             except ImageError as error:
                 errors.append(error)
             else:
@@ -209,6 +208,19 @@ class Model:
             else _judge(Prediction(_source(image), self.classes, *next(rows)))
             for image, error in zip(images, errors, strict=True)
         ]
+
+    def _run_whole(self, image: ImageSource, color: Literal["rgb", "bgr"]) -> Prediction:
+        """Have the graph itself resize an image."""
+        try:
+            pixels = without_resize(self._read(image, color), self.spec.input)
+        except ImageError as error:
+            return Prediction(_source(image), self.classes, error=error)
+        return _judge(Prediction(_source(image), self.classes, *(output[0] for output in self._run(pixels[None]))))
+
+    def _read(self, image: ImageSource, color: Literal["rgb", "bgr"]) -> Image:
+        if missing := getattr(image, "error", None):  # a member of an archive that could not be read
+            raise missing
+        return read_image(image, self.spec.input, color=color, max_pixels=self._max_pixels)
 
     def _ready(self) -> onnxruntime.InferenceSession:
         """Return the session; a forked process opens its own, for threads and devices do not survive a fork."""

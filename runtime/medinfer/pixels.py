@@ -33,12 +33,9 @@ def preprocess(image: Image, spec: InputSpec, *, out: npt.NDArray[np.uint8] | No
     Raises:
         ImageError: `too_small` for spec.min_side, or `too_large` once scaled (an extreme aspect before a crop).
     """
-    height, width = image.shape[:2]
-    if min(height, width) < spec.min_side:
-        raise ImageError("too_small", f"{width}x{height} pixels; the model wants sides of at least {spec.min_side}")
     if out is None:
         out = np.empty((spec.height, spec.width, spec.channels), np.uint8)
-    pixels = _to_color(to_8_bit(image, spec.depth16), spec)
+    pixels = _at_its_size(image, spec)
     # A gray tensor has a channel axis that OpenCV does not know.
     target = out[..., 0] if spec.channels == 1 else out
     if isinstance(spec.fit, CropFit):
@@ -48,6 +45,23 @@ def preprocess(image: Image, spec: InputSpec, *, out: npt.NDArray[np.uint8] | No
     else:
         _resize(pixels, spec, target)
     return out
+
+
+def without_resize(image: Image, spec: InputSpec) -> npt.NDArray[np.uint8]:
+    """Return an image as a graph takes it that resizes within: uint8 (H, W, spec.channels) of the image's own size.
+
+    Raises:
+        ImageError: `too_small` for spec.min_side.
+    """
+    pixels = _at_its_size(image, spec)
+    return np.ascontiguousarray(pixels[..., None] if spec.channels == 1 else pixels)
+
+
+def _at_its_size(image: Image, spec: InputSpec) -> npt.NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    if min(height, width) < spec.min_side:
+        raise ImageError("too_small", f"{width}x{height} pixels; the model wants sides of at least {spec.min_side}")
+    return _to_color(to_8_bit(image, spec.depth16), spec)
 
 
 def to_8_bit(image: Image, rule: Depth16) -> npt.NDArray[np.uint8]:

@@ -166,7 +166,8 @@ class Graph(Schema):
     """What the graph takes and computes.
 
     `pixels` is uint8[batch, height, width, channels]; `float` is float32[batch, channels, height, width] on [0, 1], for
-    tools that feed nothing else. `batch` is the only batch size it takes; None is any.
+    tools that feed nothing else; `image` is uint8[1, any height, any width, channels], resized within. `batch` is the
+    only batch size it takes; None is any.
     """
 
     input: Literal["pixels", "float", "image"] = "pixels"
@@ -177,6 +178,7 @@ class Graph(Schema):
     def check(self) -> None:
         """Check the range."""
         require(self.batch is None or 1 <= self.batch <= MAX_BATCH, "batch", f"{self.batch} is not in 1..{MAX_BATCH}")
+        require(self.input != "image" or self.batch == 1, "batch", "images of any size come one by one: 1")
 
 
 @schema

@@ -54,7 +54,7 @@ WHOLE = {
         "versions": {"medonnx": "0.1.0"},
         "checkpoint_sha256": "cd",
     },
-    "graph": {"input": "pixels", "batch": 4, "precision": "fp32", "extra_outputs": ["features", "ood_score"]},
+    "graph": {"input": "pixels", "batch": 1, "precision": "fp32", "extra_outputs": ["features", "ood_score"]},
     "agreement": {
         "images": "data",
         "images_sha256": "ef",
