@@ -88,7 +88,7 @@ def first_difference(source: Source, path: str | os.PathLike[str], reference: Re
     fed = as_fed(_tensors(source, reference, graph.batch or IMAGES), graph.input)
     wanted = _in_torch(source, graph, fed)
     observed = _in_file(Path(path), wanted, fed)
-    if all(node.name in output_names(source.classifier) for node in observed):
+    if all(node.name in output_names(source.classifier, graph) for node in observed):
         raise UsageError(f"{path}: no value inside it has a name that this exporter gives", hint="Export it again.")
     for node, values in observed.items():
         difference, span = _difference(wanted[node.name], values)
@@ -146,7 +146,7 @@ def _in_torch(source: Source, graph: Graph, fed: npt.NDArray[Any]) -> Values:
     with torch.inference_mode():
         answers = recorder.run(torch.from_numpy(fed))
     return recorder.values | {
-        name: value.numpy() for name, value in zip(output_names(source.classifier), answers, strict=True)
+        name: value.numpy() for name, value in zip(output_names(source.classifier, graph), answers, strict=True)
     }
 
 

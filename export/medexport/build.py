@@ -11,6 +11,7 @@ import numpy as np
 
 from medexport.bisect import explained
 from medexport.graph import to_onnx
+from medexport.heatmap import find_pooled
 from medexport.reference import ReferenceImages, images_of
 from medexport.resize import check_resize
 from medexport.sidecars import Sidecars
@@ -21,6 +22,7 @@ from medinfer.choices import OOD_SCORE
 from medinfer.errors import CheckpointError, DisagreementError, UsageError
 from medinfer.files import atomic_file, refuse_existing
 from medinfer.golden import golden_images, make_golden, verify
+from medinfer.graph import HEATMAP
 from medinfer.model import load
 from medinfer.pixels import preprocess
 from medinfer.progress import Progress
@@ -59,11 +61,10 @@ def build_file(
     graph = graph or Graph()
     if graph.input == "image":
         check_resize(source.spec.input)
-    if graph != Graph(input=graph.input, batch=graph.batch):
-        raise UsageError("graph: only its input and its batch can be chosen")
-    if knows_outliers(source.classifier):
-        graph = replace(graph, extra_outputs=(OOD_SCORE,))
-    elif source.spec.abstention:
+    if graph != Graph(input=graph.input, batch=graph.batch, extra_outputs=graph.extra_outputs):
+        raise UsageError("graph: only its input, its batch and its outputs can be chosen")
+    graph = replace(graph, extra_outputs=_extra_outputs(source, graph))
+    if source.spec.abstention and OOD_SCORE not in graph.extra_outputs:
         hint = "Take abstention out of the contract, or export what medtrain fit has finished."
         raise UsageError("its limits for abstaining need a network that knows its training images", hint=hint)
     images = images or images_of(None)
@@ -109,6 +110,17 @@ def build_all(
         with atomic_file(path, binary=True) as file:
             file.write(draft.read_bytes())
     return spec
+
+
+def _extra_outputs(source: Source, graph: Graph) -> tuple[str, ...]:
+    """Return the outputs beside the usual two: those that the network can give, and those wished for."""
+    if unknown := set(graph.extra_outputs) - {OOD_SCORE, HEATMAP}:
+        raise UsageError(f"graph.extra_outputs: {', '.join(sorted(unknown))} not known")
+    known = [OOD_SCORE] * knows_outliers(source.classifier)
+    if HEATMAP in graph.extra_outputs:
+        find_pooled(source.classifier, source.spec.input)  # refuses a network that has none before any work is done
+        known.append(HEATMAP)
+    return tuple(known)
 
 
 def _golden(source: Source) -> tuple[GoldenSample, ...]:

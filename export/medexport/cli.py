@@ -84,6 +84,7 @@ def _foreign_options(command: Any) -> Any:
     "else; an image of any size (NAME.image.onnx) for hosts that cannot resize.",
 )
 @click.option("--static-batch", type=click.IntRange(1, 1024), help="Take only so many images at once.")
+@click.option("--heatmap", is_flag=True, help="Have it give a map of where in the image each class's logit comes from.")
 @click.option("--labels", is_flag=True, help="Write the class names beside it: NAME.labels.txt.")
 @click.option("--triton", type=click.Path(path_type=Path), help="Add the model to a repository of the Triton server.")
 @click.option("--hf", type=click.Path(path_type=Path), help="Write a folder for Hugging Face's optimum.")
@@ -99,6 +100,7 @@ def onnx(
     overwrite: bool,
     fed: Literal["pixels", "float", "image"],
     static_batch: int | None,
+    heatmap: bool,
     labels: bool,
     triton: Path | None,
     hf: Path | None,
@@ -135,7 +137,8 @@ def onnx(
     reference = images_of(data, images)
     if not quiet:
         tell(f"Exporting {named} to {output} ...")
-    graph = Graph(input=fed, batch=static_batch or (1 if fed == "image" else None))
+    batch = static_batch or (1 if fed == "image" else None)
+    graph = Graph(input=fed, batch=batch, extra_outputs=("heatmap",) if heatmap else ())
     with Progress("Comparing", enabled=not quiet) as progress:
         written = build_all(source, output, sidecars, graph=graph, images=reference, bisect=bisect, progress=progress)
     if not quiet:

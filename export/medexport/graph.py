@@ -15,10 +15,11 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
+from medexport.heatmap import find_pooled, watched_output
 from medexport.resize import with_resize
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import ModelError
-from medinfer.graph import INPUTS, OUTPUTS
+from medinfer.graph import HEATMAP, INPUTS, OUTPUTS
 from medinfer.spec import Graph, ModelSpec
 from medtrain.network import Classifier, knows_outliers
 
@@ -41,22 +42,29 @@ class Deployable(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.temperature = spec.calibration.temperature
-        self.takes_pixels = (spec.graph or Graph()).input != "float"
+        graph = spec.graph or Graph()
+        self.takes_pixels = graph.input != "float"
+        self.pooled = find_pooled(classifier, spec.input) if HEATMAP in graph.extra_outputs else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return (probabilities, logits), and how unlike the training's an image is."""
+        """Return (probabilities, logits), and what else the contract names: see `output_names`."""
         # Without contiguous() the tensor stays channels-last, and the exporter surrounds every pooling with
         # arithmetic on shapes.
         pixels = image.permute(0, 3, 1, 2).contiguous() if self.takes_pixels else image * 255
         scored = knows_outliers(self.classifier)
-        logits, *score = cast(Classifier, self.classifier).scored(pixels) if scored else (self.classifier(pixels),)
+        maps: list[Tensor] = []
+        with watched_output(self.pooled.maps, maps) if self.pooled else contextlib.nullcontext():
+            logits, *more = cast(Classifier, self.classifier).scored(pixels) if scored else (self.classifier(pixels),)
+        if self.pooled:
+            more.append(self.pooled.heatmap(maps[0]))
         scaled = logits if self.temperature == 1 else logits / self.temperature
-        return torch.softmax(scaled, dim=1), logits, *score
+        return torch.softmax(scaled, dim=1), logits, *more
 
 
-def output_names(classifier: nn.Module) -> list[str]:
+def output_names(classifier: nn.Module, graph: Graph) -> list[str]:
     """Return what the graph's outputs are called."""
-    return [*OUTPUTS, *([OOD_SCORE] if knows_outliers(classifier) else [])]
+    more = [OOD_SCORE] * knows_outliers(classifier) + [HEATMAP] * (HEATMAP in graph.extra_outputs)
+    return [*OUTPUTS, *more]
 
 
 def to_onnx(classifier: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
@@ -95,7 +103,7 @@ def to_program(classifier: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram
                 opset_version=OPSET,
                 external_data=False,
                 input_names=[INPUTS[graph.input]],
-                output_names=output_names(classifier),
+                output_names=output_names(classifier, graph),
                 dynamic_shapes=shapes,
                 verbose=False,
             )

@@ -15,6 +15,13 @@ from onnx import compose, helper, numpy_helper, parser
 from medinfer.errors import UsageError
 from medinfer.spec import InputSpec, ModelSpec
 
+# How the weights of rows and of columns are shaped, and spread, beside (1, rows, columns, 3) or (1, rows, columns).
+SHAPES = {
+    ("x", 3): lambda size: (np.array([size, 1]), np.array([size, 3])),
+    ("y", 3): lambda size: (np.array([size, 1, 1]), np.array([size, 1, 1])),
+    ("x", 1): lambda size: (np.array([size]), np.array([size])),
+    ("y", 1): lambda size: (np.array([size, 1]), np.array([size, 1])),
+}
 # What stands before the graph is named apart from what the exporter names.
 PREFIX = "resize/"
 # For columns (x) or rows (y): which two neighbours each pixel has, and their weights times 2048 (OpenCV 5,
@@ -61,7 +68,7 @@ BORDER = {
 }
 # One of the two rows of neighbours, its columns mixed: 20 bits, of which 16 are kept.
 ROW = """
-    {r}_bytes = Gather <axis: int = 1> (image, y_{r})
+    {r}_bytes = Gather <axis: int = 1> (picture, y_{r})
     {r}_left_bytes = Gather <axis: int = 2> ({r}_bytes, x_first)
     {r}_left = Cast <to: int = 6> ({r}_left_bytes)
     {r}_left_part = Mul({r}_left, x_weight_before)
@@ -73,12 +80,15 @@ ROW = """
     {r}_weighted = Mul({r}_kept, y_weight_{weight})
     {r}_part = Div({r}_weighted, int_65536)
 """
+# onnxruntime broadcasts along a last axis of one element forty times slower: a gray picture is computed without it.
+START = {1: "picture = Squeeze(image, last_axis)", 3: "picture = Identity(image)"}
+FINISH = {1: "pixels = Unsqueeze(done, last_axis)", 3: "pixels = Identity(done)"}
 END = """
     both = Add(first_part, second_part)
     raised = Add(both, int_2)
     mixed = Div(raised, int_4)
     bounded = Min(mixed, int_255)
-    pixels = Cast <to: int = 2> (bounded)
+    done = Cast <to: int = 2> (bounded)
 """
 
 
@@ -109,8 +119,10 @@ def with_resize(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
 
 def _resize(spec: InputSpec, model: onnx.ModelProto) -> onnx.ModelProto:
     axes = [("y", 1, spec.height), ("x", 2, spec.width)]
-    nodes = "".join(NEIGHBOURS.format(s=s, axis=axis, end=axis + 1, border=BORDER[s]) for s, axis, _ in axes)
-    nodes += ROW.format(r="first", weight="before") + ROW.format(r="second", weight="after") + END
+    nodes = START[spec.channels]
+    nodes += "".join(NEIGHBOURS.format(s=s, axis=axis, end=axis + 1, border=BORDER[s]) for s, axis, _ in axes)
+    nodes += ROW.format(r="first", weight="before") + ROW.format(r="second", weight="after")
+    nodes += END + FINISH[spec.channels]
     header = f"image_to_pixels (uint8[1, height, width, {spec.channels}] image)"
     header += f" => (uint8[1, {spec.height}, {spec.width}, {spec.channels}] pixels)"
     graph = parser.parse_graph(f"{header} {{ {nodes} }}")
@@ -121,9 +133,9 @@ def _resize(spec: InputSpec, model: onnx.ModelProto) -> onnx.ModelProto:
     for side, _, size in axes:
         constants[f"{side}_side"] = np.float64(size)
         constants[f"{side}_centres"] = np.arange(size) + 0.5
-        constants[f"{side}_shape"] = np.array([-1, 1] if side == "x" else [-1, 1, 1], np.int64)
         # Spread out, for onnxruntime multiplies by one number a pixel ten times slower than by one a channel.
-        constants[f"{side}_spread"] = np.array([size, spec.channels] if side == "x" else [size, 1, 1], np.int64)
+        constants[f"{side}_shape"], constants[f"{side}_spread"] = SHAPES[side, spec.channels](size)
+    constants |= {"last_axis": np.array([3])} if spec.channels == 1 else {}
     graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
     opsets = [helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import]
     return helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)

@@ -11,14 +11,18 @@ import onnx
 
 from medexport.answers import Answers, ask
 from medexport.battery import patterns
+from medexport.heatmap import heatmaps
 from medexport.reference import ReferenceImages
 from medexport.source import Source
 from medinfer.agreement import LEAST_SPREAD, TOLERANCES, Comparison, Logits, compare, compare_scores, softmax
 from medinfer.errors import DisagreementError
+from medinfer.golden import golden_images
+from medinfer.graph import HEATMAP
 from medinfer.model import Model
+from medinfer.pixels import preprocess
 from medinfer.progress import Progress
 from medinfer.screening import apply
-from medinfer.spec import Agreement, BeforeAfter, Differences, ModelSpec
+from medinfer.spec import Agreement, BeforeAfter, Differences, Graph, ModelSpec
 
 BATCHES = (1, 2, 3, 7, 16)
 MOST_NAMED = 3
@@ -49,6 +53,7 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         )
     _insist(found, answers, reference, "images")
     _insist(stressed, battery, fixed, "patterns")
+    _insist_on_heatmaps(source, model)
     farthest = _score_difference(answers, model.precision)
     _score_difference(battery, model.precision)
     return Agreement(
@@ -216,6 +221,20 @@ def _score_difference(answers: Answers, precision: str) -> float | None:
             f"the scores of unlike images differ by up to {found:.2g}, beyond what {precision} allows"
         )
     return found
+
+
+def _insist_on_heatmaps(source: Source, model: Model) -> None:
+    """Hold a file's maps, if it gives any, to torch's on the golden pictures."""
+    if HEATMAP not in (model.spec.graph or Graph()).extra_outputs:
+        return
+    pictures = golden_images(source.spec.input.min_side)
+    tensors = np.stack([preprocess(picture, source.spec.input) for picture in pictures])
+    wanted = heatmaps(source.classifier, source.spec.input, tensors)
+    seen = model.predict_batch(pictures)
+    found = np.stack([one.maps for one in seen if one.maps is not None])
+    difference = float(np.abs(wanted - found).max())
+    if not difference <= TOLERANCES[model.precision][0] * max(1.0, float(np.ptp(wanted))):
+        raise DisagreementError(f"the heatmaps differ from torch's by up to {difference:.2g}")
 
 
 def _once(answers: Answers) -> Logits:

@@ -93,6 +93,7 @@ def _model_options(command: Any) -> Any:
 @click.option("--operating-point", metavar="NAME", help="Decide by a threshold that the model carries: youden.")
 @click.option("--threshold", type=float, help="Decide by a threshold of your own on p(positive).")
 @click.option("--abstain", is_flag=True, help="Say where the model should not be believed: a status in each record.")
+@click.option("--heatmaps", type=click.Path(path_type=Path), help="Draw here where in each image its label comes from.")
 @click.option("--max-errors", type=click.IntRange(min=0), help="Stop (exit code 3) when more inputs than that fail.")
 @click.option("--strict", is_flag=True, help="Stop at the first input that fails: --max-errors 0.")
 def predict(
@@ -113,6 +114,7 @@ def predict(
     operating_point: str | None,
     threshold: float | None,
     abstain: bool,
+    heatmaps: Path | None,
     max_errors: int | None,
     strict: bool,
 ) -> int:
@@ -123,11 +125,11 @@ def predict(
     """
     from medinfer import inputs
     from medinfer.decision import find_rule
-    from medinfer.job import Run
+    from medinfer.job import Run, check_output, default_format
     from medinfer.screening import find_screen
 
-    run = Run(kind or _default_format(output), batch_size, shard, 0 if strict else max_errors, quiet)
-    _check_output(output, run.kind, overwrite=overwrite, resume=resume)  # before any work is done
+    run = Run(kind or default_format(output), batch_size, shard, 0 if strict else max_errors, quiet)
+    check_output(output, run.kind, overwrite=overwrite, resume=resume)  # before any work is done
     search = inputs.find_images(*_listed(paths), exclude=exclude)
     if len(paths) == 1 and inputs.is_single(paths[0]):
         threads = 1  # one image starts sooner without a pool of workers
@@ -137,6 +139,10 @@ def predict(
     rule = find_rule(opened.spec, operating_point, threshold)
     screen = find_screen(opened.spec) if abstain else None
     run = run._replace(judges=[judge for judge in (rule, screen) if judge])
+    if heatmaps is not None:
+        from medinfer.heatmap import HeatmapFolder
+
+        run = run._replace(heatmaps=HeatmapFolder(heatmaps, opened.spec))
     if output is None:
         return run.to_stream(sys.stdout, opened, search)
     return run.to_file(output, opened, search, resume=resume, overwrite=overwrite)
@@ -163,28 +169,6 @@ def _listed(paths: tuple[str, ...]) -> Iterator[str]:
             yield from (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer if line.strip())
         else:
             yield path
-
-
-def _check_output(output: Path | None, kind: str, *, overwrite: bool, resume: bool) -> None:
-    """Refuse what could not be written, or would replace something unasked."""
-    from medinfer.files import refuse_existing, require_folder
-
-    if output is None:
-        if resume or kind == "parquet":
-            what = "--resume goes on with" if resume else "parquet goes to"
-            raise UsageError(f"{what} a file", hint="Name it with --output.")
-        return
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite: one keeps what there is, the other drops it", hint="Choose one.")
-    if kind == "table":
-        raise UsageError(f"{output}: a table is for people", hint="Choose csv, jsonl or parquet.")
-    if kind == "parquet":
-        import medinfer.parquet  # noqa: F401 - raises MissingExtraError before hours are spent
-    from medinfer.journal import journal_path
-
-    require_folder(output)
-    interrupted = resume and journal_path(output).exists()
-    refuse_existing(output, overwrite=overwrite or interrupted)
 
 
 @cli.command()
@@ -380,14 +364,6 @@ def _quieten_opencv() -> None:
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     cv2.setNumThreads(1)
-
-
-def _default_format(output: Path | None) -> str:
-    if output is None:
-        return "table" if sys.stdout.isatty() else "csv"
-    from medinfer.job import SUFFIXES
-
-    return SUFFIXES.get(output.suffix.lower(), "csv")
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ MAX_SPEC_BYTES = 64 << 20
 # What Hugging Face's tools call an image on [0, 1]; others take any name.
 INPUTS = {"pixels": "image", "image": "image", "float": "pixel_values"}
 OUTPUTS = ["probabilities", "logits"]
+# A map for each class: which places its logit comes from.
+HEATMAP = "heatmap"
 
 
 def read_contract(session: onnxruntime.InferenceSession, path: Path) -> ModelSpec:
@@ -57,6 +59,8 @@ def check_graph(session: onnxruntime.InferenceSession, spec: ModelSpec, path: Pa
         raise ModelError(f"{path}: its contract promises outputs that it lacks: {', '.join(absent)}")
     shapes = {name: [len(spec.classes)] for name in OUTPUTS}
     shapes |= {OOD_SCORE: []} if OOD_SCORE in spec.graph.extra_outputs else {}
+    if HEATMAP in spec.graph.extra_outputs:
+        shapes[HEATMAP] = [len(spec.classes), *outputs[HEATMAP][1][2:4]]
     for name, shape in shapes.items():
         kind, found = outputs.get(name, ("missing", []))
         if kind != "tensor(float)" or not found or found[1:] != shape:

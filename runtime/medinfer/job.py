@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +21,7 @@ from medinfer.results import ADDED, Judge, added_by, as_record, record_writer, w
 
 if TYPE_CHECKING:
     from medinfer.archives import Member
+    from medinfer.heatmap import HeatmapFolder
     from medinfer.journal import Journal
     from medinfer.model import Model
     from medinfer.prediction import Prediction
@@ -36,6 +39,7 @@ class Run(NamedTuple):
     max_errors: int | None
     quiet: bool
     judges: Sequence[Judge] = ()
+    heatmaps: HeatmapFolder | None = None
 
     def to_stream(self, stream: IO[str], model: Model, search: ImageSearch) -> int:
         """Write records as they come; returns the exit code."""
@@ -81,7 +85,8 @@ class Run(NamedTuple):
         self, model: Model, items: Iterable[str | Member], *, shown: bool, failed: int = 0
     ) -> Iterator[Prediction]:
         items = shard(items, *self.shard) if self.shard else items
-        predictions = model.predict_many(items, batch_size=self.batch_size)
+        predict = partial(model.predict_many, batch_size=self.batch_size)
+        predictions = self.heatmaps.drawn(items, predict) if self.heatmaps else predict(items)
         if self.max_errors is not None:
             predictions = watched(predictions, self.max_errors, failed)
         with Progress("Predicting", enabled=shown) as progress:
@@ -95,6 +100,35 @@ class Run(NamedTuple):
         if not self.quiet:
             tell(_summary(done, failed, search.skipped, seconds))
         return SOME_FAILED if failed else 0
+
+
+def default_format(output: Path | None) -> str:
+    """Return the format of an output by its name; without one, a table for people and CSV for programs."""
+    if output is None:
+        return "table" if sys.stdout.isatty() else "csv"
+    return SUFFIXES.get(output.suffix.lower(), "csv")
+
+
+def check_output(output: Path | None, kind: str, *, overwrite: bool, resume: bool) -> None:
+    """Refuse an output that could not be written, or would replace something unasked; raises UsageError."""
+    from medinfer.files import refuse_existing, require_folder
+
+    if output is None:
+        if resume or kind == "parquet":
+            what = "--resume goes on with" if resume else "parquet goes to"
+            raise UsageError(f"{what} a file", hint="Name it with --output.")
+        return
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite: one keeps what there is, the other drops it", hint="Choose one.")
+    if kind == "table":
+        raise UsageError(f"{output}: a table is for people", hint="Choose csv, jsonl or parquet.")
+    if kind == "parquet":
+        import medinfer.parquet  # noqa: F401 - raises MissingExtraError before hours are spent
+    from medinfer.journal import journal_path
+
+    require_folder(output)
+    interrupted = resume and journal_path(output).exists()
+    refuse_existing(output, overwrite=overwrite or interrupted)
 
 
 def header(model: Model, shard: str | None, judges: Sequence[Judge] = ()) -> dict[str, Any]:

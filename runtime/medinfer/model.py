@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import ImageError, ModelError, ProviderError, ResourceError, UsageError
-from medinfer.graph import OUTPUTS, as_fed, check_graph, read_contract
+from medinfer.graph import HEATMAP, OUTPUTS, as_fed, check_graph, read_contract
 from medinfer.images import MAX_PIXELS, Image, ImageSource, read_image
 from medinfer.pixels import preprocess, without_resize
 from medinfer.prediction import Prediction
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Measured: on a CPU more than one image a run costs memory and gains nothing; a device wants batches.
 CPU_CHUNK, ACCELERATOR_CHUNK = 1, 32
+# What a graph may give beside the usual two outputs, and what a prediction calls it.
+FIELDS = {OOD_SCORE: "residual", HEATMAP: "maps"}
 
 
 def load(
@@ -79,8 +81,11 @@ class Model:
         self._open()
         session = self._session
         assert session is not None
-        self.spec = spec = read_contract(session, path)
-        check_graph(session, spec, path)
+        try:
+            self.spec = spec = read_contract(session, path)
+            check_graph(session, spec, path)
+        except UnicodeDecodeError:
+            raise ModelError(f"{path}: damaged: a name in it is not UTF-8", hint="Export it again.") from None
         self._input = session.get_inputs()[0].name
         self._buffers = threading.local()
         self.threads = 1 if wanted.latency else wanted.threads
@@ -88,7 +93,8 @@ class Model:
         self.precision: str = self._provider.precision if graph.precision == "fp32" else graph.precision
         self._batch = graph.batch
         self._takes = graph.input
-        self._outputs = [*OUTPUTS, *([OOD_SCORE] if OOD_SCORE in graph.extra_outputs else [])]
+        self._outputs = [*OUTPUTS, *(name for name in FIELDS if name in graph.extra_outputs)]
+        self._fields = ["scores", "raw", *(FIELDS[name] for name in self._outputs[2:])]
         accelerated = self._provider.is_accelerator
         self.default_chunk = self._batch or (ACCELERATOR_CHUNK if accelerated else CPU_CHUNK)
         # An accelerator plans anew for every shape, and some graphs take only one.
@@ -203,9 +209,7 @@ class Model:
         outputs = self._run(buffer if self._pads else buffer[:filled]) if filled else []
         rows = iter(zip(*outputs, strict=True))
         return [
-            Prediction(_source(image), self.classes, error=error)
-            if error
-            else _judge(Prediction(_source(image), self.classes, *next(rows)))
+            Prediction(_source(image), self.classes, error=error) if error else self._judged(_source(image), next(rows))
             for image, error in zip(images, errors, strict=True)
         ]
 
@@ -215,7 +219,16 @@ class Model:
             pixels = without_resize(self._read(image, color), self.spec.input)
         except ImageError as error:
             return Prediction(_source(image), self.classes, error=error)
-        return _judge(Prediction(_source(image), self.classes, *(output[0] for output in self._run(pixels[None]))))
+        return self._judged(_source(image), [output[0] for output in self._run(pixels[None])])
+
+    def _judged(self, source: str | None, answers: Iterable[Any]) -> Prediction:
+        """Turn an answer that is no number into an error: a NaN must never look like a class."""
+        told = dict(zip(self._fields, answers, strict=True))
+        if all(np.isfinite(one).all() for one in told.values()):
+            return Prediction(source, self.classes, **told)
+        return Prediction(
+            source, self.classes, error=ImageError("non_finite_output", "the model answered NaN or infinity")
+        )
 
     def _read(self, image: ImageSource, color: Literal["rgb", "bgr"]) -> Image:
         if missing := getattr(image, "error", None):  # a member of an archive that could not be read
@@ -286,12 +299,3 @@ def _reopen(path: str, sha256: str, wanted: Execution, max_pixels: int) -> Model
 def _source(image: ImageSource) -> str | None:
     """Return what an image is called: its path, or the name that a member of an archive carries."""
     return os.fspath(image) if isinstance(image, str | os.PathLike) else getattr(image, "source", None)
-
-
-def _judge(prediction: Prediction) -> Prediction:
-    """Turn an answer that is no number into an error: a NaN must never look like a class."""
-    numbers = (prediction.scores, prediction.raw, prediction.residual)
-    if all(np.isfinite(one).all() for one in numbers if one is not None):
-        return prediction
-    error = ImageError("non_finite_output", "the model answered NaN or infinity")
-    return Prediction(prediction.source, prediction.classes, error=error)

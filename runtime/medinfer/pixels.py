@@ -102,26 +102,30 @@ def _resize(image: npt.NDArray[Any], spec: InputSpec, target: npt.NDArray[np.uin
         np.copyto(target, cv2.resize(image, (width, height), interpolation=_INTERPOLATION[spec.interpolation]))
 
 
+def scaled_sides(height: int, width: int, spec: InputSpec) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (height, width) that a crop or pad scales an image to, and (y, x) where the cut or the image begins."""
+    if isinstance(spec.fit, CropFit):
+        # Integers, not floats: floor(320 * 512 / 512) must be 320 whatever the rounding of a division.
+        height, width = (spec.fit.crop.resize * side // min(height, width) for side in (height, width))
+        return (height, width), ((height - spec.height) // 2, (width - spec.width) // 2)
+    assert isinstance(spec.fit, PadFit)
+    scale = min(spec.height / height, spec.width / width)
+    height, width = (max(1, int(scale * side + 0.5)) for side in (height, width))
+    middle = spec.fit.pad.anchor == "center"
+    return (height, width), ((spec.height - height) // 2 * middle, (spec.width - width) // 2 * middle)
+
+
 def _crop(image: npt.NDArray[Any], spec: InputSpec, target: npt.NDArray[np.uint8]) -> None:
-    assert isinstance(spec.fit, CropFit)
-    height, width = image.shape[:2]
-    shorter = min(height, width)
-    # Integers, not floats: floor(320 * 512 / 512) must be 320 whatever the rounding of a division.
-    height, width = (spec.fit.crop.resize * side // shorter for side in (height, width))
+    (height, width), (top, left) = scaled_sides(image.shape[0], image.shape[1], spec)
     if height * width > MAX_PIXELS:
         raise ImageError("too_large", f"{width}x{height} pixels once scaled: the image is too long for a crop")
     scaled = np.empty((height, width, *image.shape[2:]), np.uint8)
     _resize(image, spec, scaled)
-    top, left = (height - spec.height) // 2, (width - spec.width) // 2
     np.copyto(target, scaled[top : top + spec.height, left : left + spec.width])
 
 
 def _pad(image: npt.NDArray[Any], spec: InputSpec, target: npt.NDArray[np.uint8]) -> None:
     assert isinstance(spec.fit, PadFit)
-    scale = min(spec.height / image.shape[0], spec.width / image.shape[1])
-    height, width = (max(1, int(scale * side + 0.5)) for side in image.shape[:2])
-    top, left = 0, 0
-    if spec.fit.pad.anchor == "center":
-        top, left = (spec.height - height) // 2, (spec.width - width) // 2
+    (height, width), (top, left) = scaled_sides(image.shape[0], image.shape[1], spec)
     target[...] = spec.fit.pad.value
     _resize(image, spec, target[top : top + height, left : left + width])

@@ -27,6 +27,8 @@ class Prediction:
     """Logits before calibration and softmax, float32 (classes,)."""
     residual: float | None = None
     """How unlike the training's images it is; None of a model that cannot tell."""
+    maps: npt.NDArray[np.float32] | None = None
+    """Where each class's logit comes from, float32 (classes, h, w); None of a model that does not tell."""
     error: ImageError | None = None
     """Why there is no answer."""
 
@@ -56,6 +58,16 @@ class Prediction:
         if self.error is not None:
             raise self.error
         return None if self.residual is None else float(self.residual)
+
+    @property
+    def heatmaps(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        """For each class, which places its logit comes from: float32 (h, w), whose mean is the logit less a constant.
+
+        None of a model that does not tell: `medexport onnx --heatmap` makes one that does.
+        """
+        if self.error is not None:
+            raise self.error
+        return None if self.maps is None else dict(zip(self.classes, self.maps, strict=True))
 
     def _known(self, values: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
         if values is None:
