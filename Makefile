@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 DEMO := build/demo
 HERE := $(CURDIR)
 
-.PHONY: demo test test-all test-peers peers lint format bench bench-training agreement clean
+.PHONY: demo test test-all test-peers peers fuzz lint format bench bench-training agreement clean
 
 # pip's --group needs 25.1.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -37,6 +37,11 @@ test-all: $(INSTALLED) lint
 test-peers: peers
 	$(BIN)/python -m pytest tests/medexport/peers tests/examples
 
+# Twenty thousand damaged images and models: each must give an answer or a typed error. SEED=1 makes others.
+SEED ?= 0
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.faults.fuzz --seed $(SEED)
+
 # Environments of their own for other programs.
 peers: $(INSTALLED)
 	for name in peers ort117 openvino ray; do test -x build/$$name/bin/python || $(PYTHON) -m venv build/$$name; done
@@ -44,7 +49,7 @@ peers: $(INSTALLED)
 	-build/ort117/bin/python -m pip install --quiet "onnxruntime==1.17.3" "numpy<2"
 	-build/openvino/bin/python -m pip install --quiet --editable ".[openvino]"
 	-build/ray/bin/python -m pip install --quiet "ray[data]" numpy opencv-python-headless click onnxruntime pyarrow
-	-mkdir -p build/node && npm install --prefix build/node --silent --ignore-scripts onnxruntime-node
+	-mkdir -p build/node && npm install --prefix build/node --silent --ignore-scripts onnxruntime-node pngjs onnxruntime-web@1.30.0
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

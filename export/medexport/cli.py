@@ -292,6 +292,29 @@ def card(checkpoint: Path, output: Path | None, overwrite: bool, author: Path | 
     tell(f"Wrote {output}" + (f"; missing: {', '.join(absent)}" if absent else ""))
 
 
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--runtime",
+    type=click.Path(path_type=Path),
+    default=Path("node_modules/onnxruntime-web"),
+    show_default=True,
+    help="The folder of the npm package that runs it.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
+def web(model: Path, folder: Path, runtime: Path, overwrite: bool) -> None:
+    """Write a static page that runs MODEL in the browser into FOLDER: drop an image, see its classes.
+
+    Images never leave the machine, and any static server will do: python -m http.server -d FOLDER
+    """
+    from medexport.browser import write_page
+    from medinfer.model import load
+
+    write_page(load(model, "cpu"), folder, runtime, overwrite=overwrite)
+    tell(f"Wrote {folder}: serve it, for instance by python -m http.server -d {folder}")
+
+
 def main() -> None:
     """Entry point of the `medexport` command."""
     run(cli, "medexport")

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ KNOWN = {
     "openvino": ("OpenVINOExecutionProvider", "openvino"),
 }
 NEEDS_NVIDIA = ("cuda", "tensorrt")
+# What stands before onnxruntime's own words: the file, and a place in its sources with a C++ signature.
+ORIGIN = re.compile(r"^Load model from .*? failed:|\S+\.(?:cc|h|cu):\d+ .*?\) ")
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
@@ -131,9 +134,7 @@ def open_session(path: Path | bytes, wanted: Execution) -> tuple[onnxruntime.Inf
     return _open(path, find_provider(wanted), wanted)
 
 
-def _open(
-    path: Path | bytes, provider: Provider, wanted: Execution
-) -> tuple[onnxruntime.InferenceSession, Provider]:
+def _open(path: Path | bytes, provider: Provider, wanted: Execution) -> tuple[onnxruntime.InferenceSession, Provider]:
     try:
         import onnxruntime
     except ImportError:
@@ -249,13 +250,13 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def reason(error: Exception) -> str:
     """Return what onnxruntime says, without its codes and source lines."""
-    text = str(error).replace("\n", " ")
-    return text.split(" : ", 3)[-1][:300]
+    text = str(error).replace("\n", " ").split(" : ", 3)[-1]
+    return ORIGIN.sub("", text)[:500].rstrip(" .")
 
 
 def _cure(text: str) -> str:
     if "xternal" in text:
         return "A model must be one file: save it with its weights inside."
-    if "IR version" in text or "opset" in text:
+    if "IR version" in text or "till opset" in text:
         return "Upgrade onnxruntime: pip install -U onnxruntime"
     return "Export it again: medexport onnx ckpt.pt"

@@ -12,6 +12,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medinfer.errors import UsageError
 from medinfer.files import atomic_file
 from medinfer.model import ACCELERATOR_CHUNK, Model
 from medinfer.progress import Progress
@@ -110,13 +111,16 @@ def _for_a_while(images: Sequence[str], start: float) -> Iterator[str]:
 def _stored() -> dict[str, Any]:
     try:
         found = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, UsageError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _file() -> Path:
-    root = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    try:
+        root = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    except RuntimeError:  # in a container, a user may be a number and no more
+        raise UsageError("this user has no home folder to keep settings in", hint="Set XDG_CONFIG_HOME.") from None
     return Path(root) / "medonnx" / "tuning.json"
 
 

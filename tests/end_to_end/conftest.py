@@ -12,6 +12,7 @@ import pytest
 
 from medtrain.phantom import write_phantom
 
+ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -39,3 +40,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     exported = run("medexport", "onnx", "ckpt.pt", cwd=folder)
     assert exported.returncode == 0, exported.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("*.whl"))

@@ -1,6 +1,7 @@
 """`medinfer tune`: what it measures, when it advises a change, and what it stores."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 import medinfer
 from medinfer import tune
 from medinfer.cli import cli
+from medinfer.errors import UsageError
 from medinfer.tune import Measured, Setting
 
 
@@ -89,3 +91,11 @@ def test_a_folder_without_images_is_refused(tmp_path, tiny_model):
     (tmp_path / "empty").mkdir()
     result = CliRunner().invoke(cli, ["tune", str(tiny_model), str(tmp_path / "empty"), "--provider", "cpu"])
     assert result.exception.exit_code == 2
+
+
+def test_a_user_without_a_home_classifies_as_ever_and_is_told_where_settings_could_be_kept(model, monkeypatch):
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-that-name").expanduser())
+    assert tune.saved(model) is None
+    with pytest.raises(UsageError, match="XDG_CONFIG_HOME"):
+        tune.save(model, Setting(3, 2))
