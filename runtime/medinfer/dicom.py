@@ -1,132 +1,192 @@
-"""DICOM -> pixels: the only file that knows pydicom.
+"""DICOM -> pixels: the only file that knows pydicom, which decodes what neither these files nor OpenCV do.
 
-Order (DICOM PS3.3 C.11): modality LUT, VOI window, MONOCHROME1 inverted once, [0, 1] -> floor(255 x + 0.5).
+    dicom_elements   the header, in place              dicom_codestreams   compressed frames; JPEG of 8 bits
+    dicom_frames     one frame's stored samples        dicom_luts          a stored value's gray level or colour
+
 No tag is ever copied to an output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+import zlib
+from dataclasses import replace
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.errors import ImageError
+from medinfer.dicom_codestreams import Codestream, decode_jpeg, read_codestream
+from medinfer.dicom_elements import PIXEL_DATA, Elements, Encoded, after_file_meta, is_vr
+from medinfer.dicom_frames import PixelFormat, Samples, compressed_frame, native_frame, pixel_format, rle_frame
+from medinfer.dicom_luts import gray_levels, palette_levels
+from medinfer.errors import ImageError, ResourceError
+from medinfer.images import MAX_FILE_BYTES
 from medinfer.spec import Dicom
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
+MAX_HEADER_BYTES = 16 << 20  # of a deflated file, up to its pixel data
+BLOCK = 1 << 20  # pixels that are converted at a time
 
-GRAY = ("MONOCHROME1", "MONOCHROME2")
+TRANSFER_SYNTAX = 0x00020010
+ROOT = "1.2.840.10008.1.2"
+BIG_ENDIAN, DEFLATED, RLE = f"{ROOT}.2", f"{ROOT}.1.99", f"{ROOT}.5"
+NATIVE = (ROOT, f"{ROOT}.1", BIG_ENDIAN, DEFLATED)
+BASELINE, EXTENDED = f"{ROOT}.4.50", f"{ROOT}.4.51"
+# pydicom's plug-in for each: one alone, so that the pixels do not depend on what else an environment has.
+PLUGINS = {
+    BASELINE: ("JPEG Baseline", "pylibjpeg"),  # these two of more than 8 bits, which OpenCV does not decode
+    EXTENDED: ("JPEG Extended", "pylibjpeg"),
+    f"{ROOT}.4.57": ("JPEG Lossless", "gdcm"),
+    f"{ROOT}.4.70": ("JPEG Lossless SV1", "gdcm"),
+    f"{ROOT}.4.80": ("JPEG-LS", "gdcm"),
+    f"{ROOT}.4.81": ("JPEG-LS, near-lossless", "gdcm"),
+    f"{ROOT}.4.90": ("JPEG 2000, lossless", "pylibjpeg"),
+    f"{ROOT}.4.91": ("JPEG 2000", "pylibjpeg"),
+    f"{ROOT}.4.201": ("High-Throughput JPEG 2000, lossless", "pylibjpeg"),
+    f"{ROOT}.4.202": ("High-Throughput JPEG 2000, lossless RPCL", "pylibjpeg"),
+    f"{ROOT}.4.203": ("High-Throughput JPEG 2000", "pylibjpeg"),
+}
+INSTALL = 'Install it: pip install "medonnx[dicom]"'
+INSTALL_GPL = 'The one there is has the GPL, so it is left to you: pip install "medonnx[dicom]" pylibjpeg-libjpeg'
+
+# YBR_FULL to RGB, PS3.3 C.7.6.3.1.2: chroma stands around 128.
+RED, GREEN_FROM_BLUE, GREEN_FROM_RED, BLUE = 1.402, -0.114 * 1.772 / 0.587, -0.299 * 1.402 / 0.587, 1.772
+YBR_TO_RGB = np.array(
+    [
+        [1, 0, RED, -128 * RED],
+        [1, GREEN_FROM_BLUE, GREEN_FROM_RED, -128 * (GREEN_FROM_BLUE + GREEN_FROM_RED)],
+        [1, BLUE, 0, -128 * BLUE],
+    ]
+)
 
 
 def read_dicom(data: bytes, spec: Dicom, max_pixels: int) -> npt.NDArray[np.uint8]:
     """Return one frame as uint8: (H, W) gray, or (H, W, 3) RGB for colour.
 
     Raises:
-        ImageError: `invalid_dicom`, `too_large`, `multi_frame`, `missing_decoder`
-            (pydicom itself included), `unsupported_format`, `unsupported_dtype`.
+        ImageError: `truncated`, `invalid_dicom`, `corrupt` (the compressed pixels), `too_large`, `multi_frame` (the
+            frame is not there), `missing_decoder`, `unsupported_format` (no picture, video), `unsupported_dtype`.
+        ResourceError: There is no memory left to decode it.
     """
+    whole = memoryview(data)
+    start = after_file_meta(whole)
+    syntax = Elements(Encoded(whole), 132, start).text(TRANSFER_SYNTAX)
+    if not syntax:
+        raise ImageError("invalid_dicom", "(0002,0010), the transfer syntax, is missing")
+    if syntax == DEFLATED:
+        elements = _inflated(whole[start:], max_pixels)
+    else:
+        # Files misstate whether elements name their VR; the first one shows it.
+        explicit, order = is_vr(bytes(whole[start + 4 : start + 6])), ">" if syntax == BIG_ENDIAN else "<"
+        elements = Elements(Encoded(whole, explicit, order), start, len(whole))
+    pixels = pixel_format(elements, max_pixels)
+    if spec.frame >= pixels.frames:
+        raise ImageError("multi_frame", f"frame {spec.frame} of a file with {pixels.frames}, counted from 0")
+    samples, pixels = _samples(elements, pixels, syntax, spec.frame)
+    return _shown(elements, pixels, samples, spec)
+
+
+def _inflated(body: memoryview, max_pixels: int) -> Elements:
+    """Inflate a deflated data set: its header, and then no more than the pixels that this announces."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        import pydicom
-    except ImportError:
-        hint = 'Install it: pip install "medonnx[dicom]"'
-        raise ImageError("missing_decoder", "DICOM support is not installed", hint=hint) from None
+        data = inflater.decompress(body, MAX_HEADER_BYTES)
+        elements = _read_inflated(data, whole=inflater.eof)
+        pixels = pixel_format(elements, max_pixels)
+        size = elements.span(PIXEL_DATA)[0] + pixels.frames * pixels.frame_bytes
+        if size > MAX_FILE_BYTES:
+            raise ImageError("too_large", f"{size} bytes, inflated, are over the limit of {MAX_FILE_BYTES}")
+        if size > len(data):
+            data += inflater.decompress(inflater.unconsumed_tail, size - len(data))
+    except zlib.error:
+        raise ImageError("corrupt", "the deflated data set does not inflate") from None
+    return Elements(Encoded(memoryview(data)), 0, len(data))
+
+
+def _read_inflated(data: bytes, *, whole: bool) -> Elements:
     try:
-        dataset = pydicom.dcmread(BytesIO(data))
-        _check_size(dataset, max_pixels)
-        frame = _frame(dataset, dataset.pixel_array, spec.frame)
-        return _to_uint8(dataset, frame, spec)
+        return Elements(Encoded(memoryview(data)), 0, len(data))
     except ImageError:
-        raise
-    except NotImplementedError as error:
-        raise ImageError("missing_decoder", f"no decoder for this transfer syntax: {_line(error)}") from None
-    except Exception as error:  # noqa: BLE001 - pydicom meets hostile data with whatever Python raises
-        if "plugins" in str(error) and "missing" in str(error):
-            raise ImageError("missing_decoder", f"no decoder for this transfer syntax: {_line(error)}") from None
-        raise ImageError("invalid_dicom", _line(error)) from None
+        if whole or len(data) < MAX_HEADER_BYTES:
+            raise
+        raise ImageError("too_large", f"no pixels in the first {len(data)} bytes, inflated, of the file") from None
 
 
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+def _samples(elements: Elements, pixels: PixelFormat, syntax: str, frame: int) -> tuple[Samples, PixelFormat]:
+    """Return a frame's stored samples, and what they are: a codestream knows better than the data set around it."""
+    if syntax in NATIVE:
+        return native_frame(elements, pixels, frame), pixels
+    if syntax != RLE and syntax not in PLUGINS:
+        told = syntax if syntax.replace(".", "").isdigit() else "that is none"
+        hint = "Video, and what is not known, is not decoded."
+        raise ImageError("unsupported_format", f"transfer syntax {told}", hint=hint)
+    compressed = compressed_frame(elements, pixels, frame)
+    if syntax == RLE:
+        return rle_frame(compressed, pixels), pixels
+    stream = read_codestream(compressed, pixels)
+    pixels = replace(pixels, stored=max(pixels.stored, stream.bits), photometric=stream.photometric(pixels.photometric))
+    if syntax in (BASELINE, EXTENDED) and stream.bits == 8:
+        decoded = replace(pixels, photometric="RGB") if pixels.samples == 3 else pixels
+        return decode_jpeg(stream, pixels), decoded
+    return _decode(stream, pixels, syntax)
 
 
-def _check_size(dataset: Dataset, max_pixels: int) -> None:
-    """Refuse by the header what would be allocated for the pixels of all frames."""
-    if "PixelData" not in dataset:
-        raise ImageError("invalid_dicom", "no pixel data")
-    rows, columns, frames = (int(dataset.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames"))
-    if rows * columns * frames > max_pixels:
-        raise ImageError("too_large", f"{frames} x {columns}x{rows} pixels is over the limit of {max_pixels}")
-    if int(dataset.BitsAllocated) > 16:
-        raise ImageError("unsupported_dtype", f"{dataset.BitsAllocated}-bit samples; 8 or 16 bit are supported")
+def _decode(stream: Codestream, pixels: PixelFormat, syntax: str) -> tuple[Samples, PixelFormat]:
+    label, plugin = PLUGINS[syntax]
+    missing = ImageError(
+        "missing_decoder",
+        f"no decoder for {label} of {stream.bits} bits",
+        hint=INSTALL_GPL if syntax in (BASELINE, EXTENDED) else INSTALL,
+    )
+    try:
+        from pydicom.encaps import encapsulate
+        from pydicom.pixels.decoders.base import get_decoder
+    except ImportError:
+        raise missing from None
+    decoder = get_decoder(syntax)
+    if plugin not in decoder.available_plugins:
+        raise missing
+    options: Any = {
+        "rows": pixels.rows,
+        "columns": pixels.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": pixels.samples,
+        "planar_configuration": int(pixels.planar),
+        "bits_allocated": pixels.bits,
+        "bits_stored": pixels.stored,
+        "pixel_representation": int(pixels.signed),
+        "photometric_interpretation": pixels.photometric,
+    }
+    try:
+        # Its validation is of what was judged here already, and would warn.
+        array, told = decoder.as_array(
+            encapsulate([stream.data]), index=0, raw=True, validate=False, decoding_plugin=plugin, **options
+        )
+    except MemoryError:
+        raise ResourceError(f"out of memory for {pixels.columns}x{pixels.rows} pixels") from None
+    except Exception:  # noqa: BLE001 - decoders meet damaged data with whatever they like
+        raise ImageError("corrupt", f"the {label} of {pixels.columns}x{pixels.rows} pixels does not decode") from None
+    return array.view(f"u{array.itemsize}"), replace(pixels, photometric=str(told["photometric_interpretation"]))
 
 
-def _frame(dataset: Dataset, pixels: npt.NDArray[Any], index: int) -> npt.NDArray[Any]:
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames == 1:
-        if index != 0:
-            raise ImageError("multi_frame", f"frame {index} of a file with one")
-        return pixels
-    if index >= frames:
-        raise ImageError("multi_frame", f"frame {index} of a file with {frames}")
-    return pixels[index]  # type: ignore[no-any-return]
+def _shown(elements: Elements, pixels: PixelFormat, samples: Samples, spec: Dicom) -> npt.NDArray[np.uint8]:
+    """Return stored samples as they are to be seen."""
+    bits = 8 * samples.itemsize
+    native: Any = np.ascontiguousarray(samples, samples.dtype.newbyteorder("="))
+    if pixels.photometric.startswith("MONOCHROME"):
+        return cv2.LUT(native, gray_levels(elements, pixels, bits, spec))  # type: ignore[return-value]
+    if pixels.photometric == "PALETTE COLOR":
+        return np.dstack([cv2.LUT(native, levels) for levels in palette_levels(elements, pixels, bits)])
+    if native.dtype != np.uint8 or pixels.photometric not in ("RGB", "YBR_FULL", "YBR_FULL_422"):
+        raise ImageError("unsupported_format", f"{pixels.photometric} of {bits} bits, as it was decoded")
+    return np.array(native) if pixels.photometric == "RGB" else _rgb(native)
 
 
-def _to_uint8(dataset: Dataset, frame: npt.NDArray[Any], spec: Dicom) -> npt.NDArray[np.uint8]:
-    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-
-    photometric = str(dataset.PhotometricInterpretation)
-    if photometric == "PALETTE COLOR":
-        colors = apply_color_lut(frame, dataset)
-        return (colors >> 8 if colors.dtype == np.uint16 else colors).astype(np.uint8)
-    if photometric not in GRAY:
-        if frame.dtype != np.uint8 or frame.ndim != 3:
-            raise ImageError("unsupported_format", f"{photometric} with samples of {frame.dtype}")
-        return frame
-    values = apply_modality_lut(frame, dataset).astype(np.float64)
-    shown = _window(dataset, values, spec)
-    if photometric == "MONOCHROME1":
-        shown = 1 - shown
-    return np.floor(255 * shown + 0.5).astype(np.uint8)
-
-
-def _window(dataset: Dataset, values: npt.NDArray[np.float64], spec: Dicom) -> npt.NDArray[np.float64]:
-    """Return values in [0, 1] by the window chosen, or by the full range of the stored bits where there is none."""
-    if spec.window != "file":
-        return _linear(values, *spec.window)
-    function = str(dataset.get("VOILUTFunction") or "LINEAR")
-    window = [_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth")]
-    if window[0] is not None and window[1] is not None and window[1] >= 1 and function == "LINEAR":
-        return _linear(values, window[0], window[1])
-    if "VOILUTSequence" in dataset or function != "LINEAR":
-        raise ImageError("unsupported_format", f"a VOI {function} look-up; set a window in the recipe")
-    low, high = _stored_range(dataset)
-    return np.clip((values - low) / (high - low), 0, 1)
-
-
-def _first(value: Any) -> float | None:
-    """Return the first of one or several windows, as a viewer shows; None where the element is missing or empty."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[0] if len(value) else None
-    return None if value is None or value == "" else float(value)
-
-
-def _linear(values: npt.NDArray[np.float64], center: float, width: float) -> npt.NDArray[np.float64]:
-    """DICOM PS3.3 C.11.2.1.2.1, scaled to [0, 1]."""
-    if width == 1:
-        return (values > center - 0.5).astype(np.float64)
-    return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
-
-
-def _stored_range(dataset: Dataset) -> tuple[float, float]:
-    """Return what the lowest and highest storable sample become under the modality rescale."""
-    bits = int(dataset.BitsStored)
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if int(dataset.PixelRepresentation) else (0, 2**bits - 1)
-    slope, intercept = (float(dataset.get(n, d)) for n, d in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
-    ends = sorted((low * slope + intercept, high * slope + intercept))
-    if ends[0] == ends[1]:
-        raise ImageError("invalid_dicom", f"rescale slope {slope}")
-    return ends[0], ends[1]
+def _rgb(ybr: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Convert YBR_FULL by its formula, some rows at a time."""
+    rgb = np.empty_like(ybr)
+    step = max(1, BLOCK // ybr.shape[1])
+    for row in range(0, len(ybr), step):
+        converted: Any = cv2.transform(ybr[row : row + step].astype(np.float64), YBR_TO_RGB)
+        rgb[row : row + step] = np.clip(np.floor(converted + 0.5), 0, 255)
+    return rgb

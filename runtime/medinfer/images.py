@@ -6,7 +6,6 @@ on from there. What OpenCV does differently from one format to the next is evene
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.errors import ImageCode, ImageError, UsageError
+from medinfer.errors import ImageCode, ImageError, ResourceError, UsageError
 from medinfer.headers import Header, looks_truncated, read_header
 from medinfer.spec import InputSpec, Over
 
@@ -25,6 +24,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | npt.NDArray[Any]"
 
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 1 << 30
+STRIP_PIXELS = 1 << 16
 
 
 def read_image(
@@ -43,6 +43,7 @@ def read_image(
 
     Raises:
         ImageError: The image cannot be used; `code` says why.
+        ResourceError: There is no memory left to decode it.
         UsageError: `color` is neither "rgb" nor "bgr".
     """
     if color not in ("rgb", "bgr"):
@@ -159,10 +160,15 @@ def _with_transparent_level(gray: Any, header: Header) -> Any:
 def _compose(color: Image, alpha: Image, background: tuple[int, int, int]) -> Image:
     """Return floor(a c + (1 - a) b + 0.5) per channel, a = alpha / its maximum."""
     top = int(np.iinfo(color.dtype).max)
-    weight = (alpha / top)[..., None]
     behind = np.array(background, np.float64) * (top // 255)  # 65535 = 255 * 257
-    composed: Any = np.floor(color * weight + behind * (1 - weight) + 0.5).astype(color.dtype)
-    return composed  # type: ignore[no-any-return]
+    composed = np.empty_like(color)
+    # In strips: as floats, the largest picture allowed would take 7 GB.
+    height = max(1, STRIP_PIXELS // color.shape[1])
+    for start in range(0, len(color), height):
+        rows = slice(start, start + height)
+        weight = (alpha[rows] / top)[..., None]
+        composed[rows] = np.floor(color[rows] * weight + behind * (1 - weight) + 0.5)
+    return composed
 
 
 def _upright(image: Any, orientation: int) -> Any:
@@ -184,8 +190,11 @@ def _imdecode(data: bytes, header: Header, flags: int) -> Image:
     if ours and flags != cv2.IMREAD_UNCHANGED:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     image: Any = None
-    with contextlib.suppress(cv2.error):
+    try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:  # says nothing against the image
+            raise ResourceError(f"out of memory for {header.width}x{header.height} pixels") from None
     if image is None:
         if looks_truncated(header, data):
             raise ImageError("truncated", f"the {header.format} ends early, after {len(data)} bytes")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"})
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-CLUTTER = frozenset({"Thumbs.db", ".DS_Store", "desktop.ini", "__MACOSX"})
+CLUTTER = frozenset({"Thumbs.db", ".DS_Store", "desktop.ini", "__MACOSX", "DICOMDIR"})
 
 
 class ImageSearch:

@@ -1,0 +1,161 @@
+"""Real DICOM files, against other decoders: pydicom's own, and those of MEDONNX_DATA (by default ../shared/data)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_windowing
+
+import medinfer
+from medinfer.errors import ImageError
+
+PYDICOMS = Path(pydicom.__file__).parent / "data/test_files"
+DATA = Path(os.environ.get("MEDONNX_DATA", Path(__file__).parents[3] / "shared/data")) / "dicom"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images at {DATA} (set MEDONNX_DATA)")
+
+# Samples of 1 or 32 bits, and colours of 16.
+LEFT_OUT = {"SC_rgb_rle_16bit", "SC_rgb_rle_16bit_2frame", "SC_rgb_rle_32bit", "SC_rgb_rle_32bit_2frame"}
+LEFT_OUT |= {f"{name}_1frame" for name in ("liver", "liver_expb")}
+LEFT_OUT |= {f"{name}{frames}" for name in ("rtdose", "rtdose_expb", "rtdose_rle") for frames in ("", "_1frame")}
+
+
+def dicom_files(folder):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            if file.read(132)[128:] == b"DICM":
+                yield path
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """What pydicom says of files that it is asked to read for comparison is not of interest."""
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(logging.NOTSET)
+
+
+def shown_by_pydicom(path, **options):
+    """The first frame as pydicom decodes, rescales and windows it, scaled to 8 bits; None where it cannot."""
+    dataset = pydicom.dcmread(path)
+    try:
+        pixels = pixel_array(dataset, index=0, **options)
+    except (AttributeError, RuntimeError, ValueError):
+        return None
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        colors = apply_color_lut(pixels, dataset)
+        return (colors >> 8 if colors.dtype == np.uint16 else colors).astype(np.uint8)
+    if dataset.SamplesPerPixel == 3:
+        return pixels
+    half = 1 << (dataset.BitsStored - 1)
+    ends = np.array([-half, half - 1] if dataset.PixelRepresentation else [0, 2 * half - 1])
+    low, high = apply_modality_lut(ends, dataset)
+    values = apply_modality_lut(pixels, dataset).astype(float)
+    if dataset.get("WindowWidth"):
+        values = apply_windowing(values, dataset)
+    share = (values - low) / (high - low)
+    return np.floor(255 * (1 - share if dataset.PhotometricInterpretation == "MONOCHROME1" else share) + 0.5)
+
+
+def test_every_file_of_pydicoms_is_shown_as_pydicom_shows_it_or_refused(read_dicom):
+    """With warnings for errors, of which pydicom itself has many here."""
+    same, refused = 0, set()
+    for path in dicom_files(PYDICOMS):
+        expected = shown_by_pydicom(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                made = read_dicom(path)
+        except ImageError as error:
+            if expected is not None and error.code != "missing_decoder":
+                refused.add((path.name, error.code))
+            continue
+        assert expected is not None, path
+        np.testing.assert_array_equal(made, expected, err_msg=str(path))
+        same += 1
+    assert same >= 60
+    assert refused == {(f"{name}.dcm", "unsupported_dtype") for name in LEFT_OUT}
+
+
+@needs_data
+@pytest.mark.data
+def test_a_model_answers_for_every_gray_file(tiny_model, read_dicom):
+    seen = list(medinfer.load(tiny_model, provider="cpu").predict_many(medinfer.find_images(DATA / "gray")))
+    assert len(seen) == 10
+    assert [found.error for found in seen] == [None] * 10
+    for found in seen:
+        np.testing.assert_array_equal(read_dicom(found.source), shown_by_pydicom(found.source))
+        assert read_dicom(found.source).std() > 1
+
+
+@needs_data
+@pytest.mark.data
+def test_the_same_picture_is_the_same_however_it_is_stored(read_dicom):
+    plain = read_dicom(DATA / "gray/MR_small.dcm")
+    for kind in ("RLE", "bigendian", "implicit", "padded"):
+        np.testing.assert_array_equal(read_dicom(DATA / f"gray/MR_small_{kind}.dcm"), plain)
+    for kind, decoder in {"jp2klossless": "openjpeg", "jpeg_ls_lossless": "gdcm"}.items():
+        pytest.importorskip(decoder)
+        np.testing.assert_array_equal(read_dicom(DATA / f"other/MR_small_{kind}.dcm"), plain)
+
+
+@needs_data
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("MR_truncated", "truncated"), ("rtdose", "unsupported_dtype"), ("JPGExtended", "missing_decoder")],
+)
+def test_what_cannot_be_read_is_refused_by_its_code(name, code, dicom_refusal):
+    if code == "missing_decoder" and "pylibjpeg" in get_decoder("1.2.840.10008.1.2.4.51").available_plugins:
+        pytest.skip("pylibjpeg-libjpeg is installed")
+    assert dicom_refusal(DATA / f"other/{name}.dcm").code == code
+
+
+@needs_data
+@pytest.mark.data
+def test_jpeg_2000_is_what_another_decoder_makes_of_it(read_dicom):
+    pytest.importorskip("openjpeg")
+    path = DATA / "other/693_J2KI.dcm"
+    np.testing.assert_array_equal(read_dicom(path), shown_by_pydicom(path, decoding_plugin="pillow"))
+
+
+@needs_data
+@pytest.mark.data
+def test_colour_and_frames_are_those_of_pydicom(read_dicom):
+    for name, frames in {"ExplVR_BigEnd": 1, "SC_rgb_rle_2frame": 2}.items():
+        path = DATA / f"other/{name}.dcm"
+        for frame in range(frames):
+            np.testing.assert_array_equal(read_dicom(path, frame=frame), pixel_array(path, index=frame))
+
+
+def compressed(path, kind):
+    """The file, compressed in ways that archives like and pydicom cannot write; returns what saves it."""
+    gdcm = pytest.importorskip("gdcm")
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, kind)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    return writer
+
+
+@pytest.mark.parametrize(("kind", "syntax"), [("JPEGLosslessProcess14_1", "4.70"), ("JPEGLSLossless", "4.80")])
+@pytest.mark.parametrize("name", ["CT_small", "MR_small", "examples_overlay", "examples_rgb_color"])
+def test_lossless_jpeg_and_jpeg_ls_give_what_was_encoded(kind, syntax, name, read_dicom, tmp_path):
+    writer = compressed(PYDICOMS / f"{name}.dcm", kind)
+    writer.SetFileName(str(tmp_path / "lossless.dcm"))
+    assert writer.Write()
+    assert pydicom.dcmread(tmp_path / "lossless.dcm").file_meta.TransferSyntaxUID == f"1.2.840.10008.1.2.{syntax}"
+    expected = read_dicom(PYDICOMS / f"{name}.dcm")
+    np.testing.assert_array_equal(read_dicom(tmp_path / "lossless.dcm"), expected)

@@ -1,0 +1,347 @@
+"""DICOM: how the samples of a frame are stored, in layouts, fragments and codestreams."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    HTJ2K,
+    ExplicitVRBigEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+COLOR = np.uint8([[[255, 0, 1], [2, 254, 3]]])
+RAMP = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (16, 1))
+FRAMES = np.uint8([[[1, 2]], [[3, 4]], [[5, 6]]])
+NO_TABLE = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+
+
+def color_picture(height=24, width=40):
+    """A smooth one, which JPEG changes little."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 6, y * 10, 255 - x * 3 - y * 4], axis=-1).astype(np.uint8)
+
+
+# layouts
+
+
+@pytest.mark.parametrize("frame", [0, 2])
+def test_the_frame_asked_for_is_taken(frame, read_dicom, write_dicom):
+    data = write_dicom(FRAMES, NumberOfFrames=3, Rows=1, Columns=2)
+    assert read_dicom(data, frame=frame).tolist() == FRAMES[frame].tolist()
+
+
+@pytest.mark.parametrize(("frames", "frame"), [(1, 1), (3, 3)])
+def test_a_frame_that_is_not_there_is_refused(frames, frame, write_dicom, dicom_refusal):
+    data = write_dicom(np.zeros((frames, 1, 2), np.uint8), NumberOfFrames=frames, Rows=1, Columns=2)
+    assert dicom_refusal(data, frame=frame).code == "multi_frame"
+
+
+def test_one_frame_of_a_film_longer_than_the_limit_is_read(read_dicom, write_dicom):
+    film = np.zeros((120, 1000, 1000), np.uint8)
+    film[119] = 7
+    data = write_dicom(film, NumberOfFrames=120, Rows=1000, Columns=1000)
+    assert (read_dicom(data, frame=119) == 7).all()
+
+
+def test_a_film_that_ends_early_is_refused_whichever_frame_is_asked_for(write_dicom, dicom_refusal):
+    assert dicom_refusal(write_dicom(FRAMES, NumberOfFrames=4, Rows=1, Columns=2)).code == "truncated"
+
+
+def test_colour_is_read_as_rgb_whatever_the_layout_of_its_planes(read_dicom, write_dicom):
+    assert read_dicom(write_dicom(COLOR)).tolist() == COLOR.tolist()
+    planes = np.ascontiguousarray(np.moveaxis(COLOR, 2, 0))
+    tags = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 1}
+    assert read_dicom(write_dicom(planes, Rows=1, Columns=2, **tags)).tolist() == COLOR.tolist()
+
+
+def test_bytes_that_stand_in_big_endian_words_are_put_right(read_dicom, write_dicom):
+    frames = np.uint8([[[1, 2, 3, 4, 5]], [[6, 7, 8, 9, 10]]])
+    data = write_dicom(frames, syntax=ExplicitVRBigEndian, NumberOfFrames=2, Rows=1, Columns=5)
+    data = data[:-10] + bytes([2, 1, 4, 3, 6, 5, 8, 7, 10, 9])
+    data = data.replace(b"\x7f\xe0\x00\x10OB", b"\x7f\xe0\x00\x10OW")
+    assert [read_dicom(data, frame=index).tolist() for index in (0, 1)] == frames.tolist()
+
+
+def test_ybr_becomes_rgb_by_the_standards_formula(read_dicom, write_dicom):
+    levels = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 15)]), axis=-1).reshape(18, -1, 3).astype(np.uint8)
+    y, cb, cr = np.moveaxis(levels.astype(float), 2, 0)
+    cb, cr = cb - 128, cr - 128
+    green = y - (0.114 * 1.772 * cb + 0.299 * 1.402 * cr) / 0.587
+    expected = np.floor(np.clip(np.stack([y + 1.402 * cr, green, y + 1.772 * cb], axis=-1), 0, 255) + 0.5)
+    made = read_dicom(write_dicom(levels, PhotometricInterpretation="YBR_FULL"))
+    np.testing.assert_array_equal(made, expected)
+
+
+def test_two_pixels_share_their_chroma_in_ybr_full_422(read_dicom, write_dicom, dicom_refusal):
+    samples = np.uint8([[76, 100, 85, 255], [150, 20, 44, 21]])  # Y Y Cb Cr
+    tags = {"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_FULL_422", "PlanarConfiguration": 0}
+    made = read_dicom(write_dicom(samples, Rows=2, Columns=2, **tags))
+    full = np.uint8([[[76, 85, 255], [100, 85, 255]], [[150, 44, 21], [20, 44, 21]]])
+    assert made.tolist() == read_dicom(write_dicom(full, PhotometricInterpretation="YBR_FULL")).tolist()
+    assert dicom_refusal(write_dicom(full, PhotometricInterpretation="YBR_FULL_422")).code == "invalid_dicom"
+
+
+def palette(entries, **tags):
+    tags["PhotometricInterpretation"] = "PALETTE COLOR"
+    for name, column in zip(("Red", "Green", "Blue"), np.array(entries, "<u2").T, strict=True):
+        tags[f"{name}PaletteColorLookupTableDescriptor"] = [len(entries), 0, 16]
+        tags[f"{name}PaletteColorLookupTableData"] = column.tobytes()
+    return tags
+
+
+def test_a_palette_becomes_rgb_and_indices_beyond_it_its_last_colour(read_dicom, write_dicom):
+    data = write_dicom(np.uint8([[0, 1, 2, 255]]), **palette([[0, 0x8000, 0], [0xFF00, 0, 0x1234]]))
+    assert read_dicom(data).tolist() == [[[0, 0x80, 0], *[[0xFF, 0, 0x12]] * 3]]
+
+
+def test_a_palette_of_8_bits_is_taken_as_it_is(read_dicom, write_dicom):
+    tags = palette([[0, 128, 0], [255, 0, 18]])
+    for name in ("Red", "Green", "Blue"):
+        tags[f"{name}PaletteColorLookupTableDescriptor"][2] = 8
+        data = np.frombuffer(tags[f"{name}PaletteColorLookupTableData"], "<u2").astype(np.uint8)
+        tags[f"{name}PaletteColorLookupTableData"] = data.tobytes()
+    assert read_dicom(write_dicom(np.uint8([[0, 1]]), **tags)).tolist() == [[[0, 128, 0], [255, 0, 18]]]
+
+
+def test_a_palette_that_is_missing_or_short_is_refused(write_dicom, dicom_refusal):
+    tags = palette([[0, 0, 0], [1, 1, 1]])
+    del tags["BluePaletteColorLookupTableDescriptor"]
+    assert dicom_refusal(write_dicom(np.uint8([[0, 1]]), **tags)).code == "invalid_dicom"
+    tags = palette([[0, 0, 0], [1, 1, 1]], BluePaletteColorLookupTableDescriptor=[256, 0, 16])
+    tags["BluePaletteColorLookupTableDescriptor"] = [256, 0, 16]
+    assert dicom_refusal(write_dicom(np.uint8([[0, 1]]), **tags)).code == "invalid_dicom"
+
+
+# fragments
+
+
+def fragments(parts):
+    return b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(part)) + part for part in parts)
+
+
+@pytest.fixture(scope="module")
+def film(encode):
+    """Three frames as JPEG of even length, and what each decodes to."""
+    jpegs = [encode(np.full((16, 16), level, np.uint8), "JPEG") for level in (10, 100, 200)]
+    return [jpeg + b"\0" * (len(jpeg) % 2) for jpeg in jpegs], [10, 100, 200]
+
+
+def basic_table(jpegs):
+    return encapsulate(jpegs, fragments_per_frame=2, has_bot=True)
+
+
+def without_a_table(jpegs):
+    return NO_TABLE + fragments(jpegs)
+
+
+def by_their_ends(jpegs):
+    return NO_TABLE + fragments([part for jpeg in jpegs for part in (jpeg[:100], jpeg[100:])])
+
+
+@pytest.mark.parametrize("way", [basic_table, without_a_table, by_their_ends])
+def test_the_frames_of_a_compressed_film_are_found(way, film, read_dicom, write_dicom):
+    jpegs, levels = film
+    tags = {"NumberOfFrames": 3, "Rows": 16, "Columns": 16, "syntax": JPEGBaseline8Bit}
+    data = write_dicom(np.zeros((16, 16), np.uint8), encapsulated=way(jpegs), **tags)
+    for index, level in enumerate(levels):
+        assert np.abs(read_dicom(data, frame=index).astype(int) - level).max() <= 1
+
+
+def test_the_extended_offset_table_is_followed(film, read_dicom, write_dicom):
+    jpegs, levels = film
+    pixels, offsets, lengths = encapsulate_extended(jpegs)
+    tags = {"NumberOfFrames": 3, "ExtendedOffsetTable": offsets, "ExtendedOffsetTableLengths": lengths}
+    data = write_dicom(np.zeros((16, 16), np.uint8), syntax=JPEGBaseline8Bit, encapsulated=pixels, **tags)
+    assert [round(read_dicom(data, frame=index).mean()) for index in range(3)] == levels
+
+
+def test_a_compressed_film_of_too_few_frames_is_refused(film, write_dicom, dicom_refusal):
+    blank = np.zeros((16, 16), np.uint8)
+    data = write_dicom(blank, syntax=JPEGBaseline8Bit, encapsulated=by_their_ends(film[0]), NumberOfFrames=4)
+    assert dicom_refusal(data, frame=3).code == "truncated"
+    empty = write_dicom(blank, syntax=JPEGBaseline8Bit, encapsulated=NO_TABLE)
+    assert dicom_refusal(empty).code == "truncated"
+
+
+# RLE
+
+
+@pytest.mark.parametrize("pixels", [RAMP, np.uint16([[0, 300, 65535], [7, 7, 7]]), color_picture(5, 7)], ids=str)
+def test_run_lengths_are_undone(pixels, read_dicom, write_dicom):
+    native = write_dicom(pixels)
+    dataset = dcmread(io.BytesIO(native))
+    dataset.compress(RLELossless, encoding_plugin="pydicom")
+    file = io.BytesIO()
+    dataset.save_as(file)
+    assert read_dicom(file.getvalue()).tolist() == read_dicom(native).tolist()
+
+
+@pytest.mark.parametrize(
+    ("segment", "code"),
+    [
+        (b"\x81\x05" * 2000, ""),  # a bomb: 256 kB for 16 pixels
+        (b"\x80" * 500 + b"\xf1\x05", ""),  # 128 stands for nothing
+        (b"\xf2\x05", "corrupt"),
+        (b"\x0f\x01\x02", "corrupt"),
+        (b"", "corrupt"),
+    ],
+    ids=["too long", "with gaps", "too short", "cut", "empty"],
+)
+def test_a_segment_of_run_lengths_gives_as_many_bytes_as_there_are_pixels(
+    segment, code, read_dicom, write_dicom, dicom_refusal
+):
+    frame = struct.pack("<16I", 1, 64, *[0] * 14) + segment + b"\0" * (len(segment) % 2)
+    data = write_dicom(np.zeros((4, 4), np.uint8), syntax=RLELossless, fragment=frame)
+    if code:
+        assert dicom_refusal(data).code == code
+    else:
+        assert (read_dicom(data) == 5).all()
+
+
+# JPEG
+
+
+def test_jpeg_of_8_bits_needs_no_decoder_but_opencv(read_dicom, write_dicom, encode, pillow, without_pydicom):
+    jpeg = encode(RAMP, "JPEG")
+    data = write_dicom(RAMP, syntax=JPEGBaseline8Bit, fragment=jpeg)
+    without_pydicom()
+    np.testing.assert_array_equal(read_dicom(data), pillow(jpeg))
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "RGB"])
+def test_colours_in_jfif_are_ycc_whatever_the_header_says(photometric, read_dicom, write_dicom, encode, pillow):
+    jpeg = encode(color_picture(), "JPEG", quality=95)
+    data = write_dicom(color_picture(), syntax=JPEGBaseline8Bit, fragment=jpeg, PhotometricInterpretation=photometric)
+    np.testing.assert_array_equal(read_dicom(data), pillow(jpeg))
+
+
+def without_jfif(jpeg):
+    assert jpeg[2:4] == b"\xff\xe0"
+    return jpeg[:2] + jpeg[4 + int.from_bytes(jpeg[4:6], "big") :]
+
+
+def test_colours_of_a_jpeg_that_names_none_are_those_of_the_header(read_dicom, write_dicom, encode, pillow):
+    """The same codestream: taken for RGB where the header says so, for YCbCr otherwise."""
+    jpeg = without_jfif(encode(color_picture(), "JPEG", quality=95))
+    color = {"syntax": JPEGBaseline8Bit, "fragment": jpeg}
+    as_ycc = read_dicom(write_dicom(color_picture(), PhotometricInterpretation="YBR_FULL_422", **color))
+    np.testing.assert_array_equal(as_ycc, pillow(jpeg))
+    as_rgb = read_dicom(write_dicom(color_picture(), PhotometricInterpretation="RGB", **color))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ycc = read_dicom(write_dicom(as_rgb, PhotometricInterpretation="YBR_FULL"))
+    assert np.abs(ycc.astype(int) - as_ycc).max() <= 2
+
+
+@pytest.mark.parametrize("change", ["half", "no end", "another size", "another colour", "no JPEG"])
+def test_damaged_compressed_pixels_do_not_pass_for_a_missing_decoder(change, write_dicom, dicom_refusal, encode):
+    pixels = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
+    jpeg = encode(pixels, "JPEG")
+    fragment = {
+        "half": jpeg[: len(jpeg) // 2],
+        "no end": jpeg[:-2],
+        "another size": encode(pixels[:32], "JPEG"),
+        "another colour": encode(np.dstack([pixels] * 3), "JPEG"),
+        "no JPEG": b"garbage!" * 40,
+    }[change]
+    assert dicom_refusal(write_dicom(pixels, syntax=JPEGBaseline8Bit, fragment=fragment)).code == "corrupt"
+
+
+def jpeg2000_header(width, height, components=1, bits=8):
+    sizes = struct.pack(">HHIIIIIIIIH", 38 + 3 * components, 0, width, height, 0, 0, width, height, 0, 0, components)
+    return b"\xff\x4f\xff\x51" + sizes + bytes([bits - 1, 1, 1]) * components + bytes(100) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (jpeg2000_header(60_000, 60_000), "corrupt"),
+        (jpeg2000_header(4, 4, components=16_384), "corrupt"),
+        (jpeg2000_header(4, 4, bits=38), "unsupported_dtype"),
+        (jpeg2000_header(4, 4, bits=12), "corrupt"),
+        (jpeg2000_header(4, 4)[:30], "corrupt"),
+    ],
+    ids=["size", "components", "depth", "more bits than allocated", "cut"],
+)
+def test_a_codestream_of_something_else_is_refused_before_it_is_decoded(header, code, write_dicom, dicom_refusal):
+    data = write_dicom(np.zeros((4, 4), np.uint8), syntax=JPEG2000Lossless, fragment=header)
+    assert dicom_refusal(data).code == code
+
+
+# decoders that have to be installed
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEGLosslessSV1, JPEG2000Lossless, HTJ2K])
+def test_without_its_decoder_a_file_is_refused_with_the_line_to_install_it(
+    syntax, installed, write_dicom, dicom_refusal, monkeypatch, without_pydicom
+):
+    jpeg = struct.pack(">2sBBHBHHBBBB", b"\xff\xd8", 0xFF, 0xC3, 11, 8, 4, 4, 1, 1, 0x11, 0) + bytes(9) + b"\xff\xd9"
+    fragment = jpeg2000_header(4, 4) if syntax in (JPEG2000Lossless, HTJ2K) else jpeg
+    data = write_dicom(np.zeros((4, 4), np.uint8), syntax=syntax, fragment=fragment)
+    if installed:  # pydicom, that is, without its plug-ins
+        monkeypatch.setattr(get_decoder(syntax), "_available", {})
+    else:
+        without_pydicom()
+    error = dicom_refusal(data)
+    assert (error.code, error.hint) == ("missing_decoder", 'Install it: pip install "medonnx[dicom]"')
+
+
+def test_of_jpeg_of_12_bits_it_is_said_that_its_decoder_is_under_the_gpl(write_dicom, dicom_refusal, monkeypatch):
+    monkeypatch.setattr(get_decoder(JPEGExtended12Bit), "_available", {})
+    jpeg = struct.pack(">2sBBHBHHBBBB", b"\xff\xd8", 0xFF, 0xC1, 11, 12, 4, 4, 1, 1, 0x11, 0) + bytes(9) + b"\xff\xd9"
+    data = write_dicom(np.zeros((4, 4), np.uint16), BitsStored=12, syntax=JPEGExtended12Bit, fragment=jpeg)
+    error = dicom_refusal(data)
+    assert error.code == "missing_decoder"
+    assert "GPL" in error.hint
+    assert "pylibjpeg-libjpeg" in error.hint
+
+
+def jpeg_2000(data, **tags):
+    """The file, compressed; `tags` are changed afterwards."""
+    pytest.importorskip("openjpeg")
+    dataset = dcmread(io.BytesIO(data))
+    dataset.compress(JPEG2000Lossless, encoding_plugin="pylibjpeg")
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    file = io.BytesIO()
+    dataset.save_as(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.tile(RAMP, (5, 3)),
+        np.random.default_rng(1).integers(0, 4096, (83, 70)).astype(np.uint16),
+        np.random.default_rng(2).integers(-2000, 2000, (70, 83)).astype(np.int16),
+        color_picture(70, 83),
+    ],
+    ids=["8 bits", "16 bits", "signed", "colour"],
+)
+def test_lossless_jpeg_2000_gives_what_was_encoded(pixels, read_dicom, write_dicom):
+    native = write_dicom(pixels, **({"WindowCenter": 1000, "WindowWidth": 3000} if pixels.ndim == 2 else {}))
+    made, expected = read_dicom(jpeg_2000(native)), read_dicom(native)
+    assert made.std() > 1
+    np.testing.assert_array_equal(made, expected)
+
+
+def test_of_how_many_bits_are_stored_the_codestream_is_believed(read_dicom, write_dicom):
+    """Nothing wraps round where the data set speaks of fewer."""
+    pixels = np.random.default_rng(3).integers(0, 65536, (80, 90)).astype(np.uint16)
+    native = write_dicom(pixels, WindowCenter=30000, WindowWidth=50000)
+    mistaken = jpeg_2000(native, BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(read_dicom(mistaken), read_dicom(native))
