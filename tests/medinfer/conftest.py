@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import signal
 import struct
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+
+from medinfer.errors import ImageError
+from medinfer.images import read_image
+from medinfer.spec import InputSpec
 
 PNG_COLOR = {1: 0, 2: 4, 3: 2, 4: 6}
 
@@ -84,6 +89,85 @@ def _pillow(data, mode=None):
     """Decode with Pillow, upright, in a mode of its own (None: the file's)."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     return np.array(image.convert(mode) if mode else image)
+
+
+def _write_dicom(pixels, *, syntax="1.2.840.10008.1.2.1", fragment=None, encapsulated=None, **tags):
+    """Write a DICOM file with pydicom; tags by keyword, None for an empty element.
+
+    `fragment` is the compressed frame that stands for the pixels, or `encapsulated` all of their element.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID, SecondaryCaptureImageStorage
+
+    syntax = UID(syntax)
+    color = pixels.ndim > 2 and pixels.shape[-1] == 3
+    dataset = Dataset()
+    dataset.SamplesPerPixel = 3 if color else 1
+    dataset.PhotometricInterpretation = "RGB" if color else "MONOCHROME2"
+    if color:
+        dataset.PlanarConfiguration = 0
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.HighBit = tags.get("BitsStored", dataset.BitsStored) - 1
+    if fragment is not None:
+        encapsulated = encapsulate([fragment])
+    order = "<" if syntax.is_little_endian else ">"
+    native = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    dataset.PixelData = (native + b"\0" * (len(native) % 2)) if encapsulated is None else encapsulated
+    dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 and encapsulated is None else "OB"
+    dataset["PixelData"].is_undefined_length = encapsulated is not None
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def write_dicom():
+    """A DICOM file of any array: `write_dicom(array, WindowCenter=40, WindowWidth=400)`."""
+    return _write_dicom
+
+
+@pytest.fixture(scope="session")
+def read_dicom():
+    """Pixels of a DICOM file by its bytes or path, with a `dicom` field: `read_dicom(data, window=[40, 400])`."""
+
+    def read(source, **fields):
+        spec = InputSpec(height=8, width=8, mean=(0.0,) * 3, std=(1.0,) * 3, dicom=fields)
+        return read_image(source, spec)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def dicom_refusal(read_dicom):
+    """The ImageError that reading gives: `dicom_refusal(data).code`."""
+
+    def refusal(source, **fields):
+        with pytest.raises(ImageError) as caught:
+            read_dicom(source, **fields)
+        return caught.value
+
+    return refusal
+
+
+@pytest.fixture
+def without_pydicom(monkeypatch):
+    """Has pydicom not installed from the call on: `without_pydicom()`."""
+
+    def hide():
+        for name in list(sys.modules):
+            if name.split(".")[0] == "pydicom":
+                monkeypatch.setitem(sys.modules, name, None)
+
+    return hide
 
 
 @pytest.fixture(scope="session")
