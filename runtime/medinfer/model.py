@@ -202,7 +202,7 @@ class Model:
             try:
                 preprocess(self._read(image, color), self.spec.input, out=buffer[filled])
             except ImageError as error:
-                errors.append(error)
+                errors.append(error.with_traceback(None))  # its frames would hold the chunk
             else:
                 errors.append(None)
                 filled += 1
@@ -218,7 +218,7 @@ class Model:
         try:
             pixels = without_resize(self._read(image, color), self.spec.input)
         except ImageError as error:
-            return Prediction(_source(image), self.classes, error=error)
+            return Prediction(_source(image), self.classes, error=error.with_traceback(None))
         return self._judged(_source(image), [output[0] for output in self._run(pixels[None])])
 
     def _judged(self, source: str | None, answers: Iterable[Any]) -> Prediction:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -205,6 +207,20 @@ def test_a_batch_size_below_one_is_a_usage_error(batch_size, model):
 def test_an_unknown_channel_order_is_a_usage_error(model, picture):
     failing(lambda: model.predict(picture(9, 9), color="xyz"), UsageError)
     failing(lambda: list(model.predict_many([picture(9, 9)], color="xyz")), UsageError)
+
+
+def test_a_bad_image_is_let_go_at_once(model):
+    """An error whose traceback holds the image keeps it until garbage is collected: 20 MB for each bad scan."""
+    image = np.zeros((50, 50), np.float64)
+    seen = weakref.ref(image)
+    gc.disable()
+    try:
+        (prediction,) = model.predict_batch([image])
+        del image
+        assert seen() is None
+        assert prediction.error.code == "unsupported_dtype"
+    finally:
+        gc.enable()
 
 
 def test_all_threads_for_one_image_change_no_answer(tiny_model, pictures):
