@@ -25,7 +25,8 @@ from medinfer.spec import Graph
 BUILD = Path(os.environ.get("MEDONNX_PEERS", "build")).resolve()
 RUNTIME = BUILD / "node/node_modules/onnxruntime-web"
 DATA = Path(os.environ.get("MEDONNX_DATA", "../shared/data")).resolve()
-SHOWN = "document.getElementById('answer')?.hidden === false || document.getElementById('status')?.className == 'failed'"
+FAILED = "document.getElementById('status')?.className == 'failed'"
+SHOWN = f"document.getElementById('answer')?.hidden === false || {FAILED}"
 ROWS = "[...document.querySelectorAll('#probabilities tr')].map(row => [...row.children].map(cell => cell.textContent))"
 
 pytestmark = [
@@ -107,7 +108,7 @@ def test_a_name_from_the_model_is_text_and_a_bad_image_is_told(make_source, spec
     assert page.value("document.title") == "tried"
     for name, words in (("deep.png", "16 bits"), ("bad.png", "cannot be answered")):
         page.open(f"{address}?image={name}")
-        page.wait("document.getElementById('status')?.className == 'failed'")
+        page.wait(FAILED)
         assert words in page.value("document.getElementById('status').textContent")
 
 
@@ -117,6 +118,6 @@ def test_a_browser_that_computes_otherwise_does_not_answer(exported, serve, page
     start = contract.index('"logits":[') + len('"logits":[')
     (tmp_path / "page/contract.json").write_text(contract[:start] + "9" + contract[start:].lstrip("-"))
     page.open(serve(tmp_path / "page"))
-    page.wait("document.getElementById('status')?.className == 'failed'")
+    page.wait(FAILED)
     assert "does not reproduce" in page.value("document.getElementById('status').textContent")
     assert page.value("document.getElementById('file').disabled")
