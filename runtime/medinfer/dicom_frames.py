@@ -21,7 +21,6 @@ Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 GRAY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
-FRAME_OFFSETS = 0x7FE00001
 END = b"\xff\xd9"  # of JPEG and JPEG 2000
 
 
@@ -145,7 +144,7 @@ def compressed_frame(elements: Elements, pixels: PixelFormat, index: int) -> byt
     table, fragments = found[:1], found[1:]
     if not fragments:
         raise ImageError("truncated", "the compressed pixel data are missing")
-    starts = _frame_starts(elements, *table[0], count=pixels.frames)
+    starts = _frame_starts(source.data, *table[0], count=pixels.frames)
     if pixels.frames == 1:
         chosen = fragments
     elif starts:
@@ -158,15 +157,11 @@ def compressed_frame(elements: Elements, pixels: PixelFormat, index: int) -> byt
     return b"".join(source.data[begin:end] for begin, end in chosen)
 
 
-def _frame_starts(elements: Elements, start: int, stop: int, count: int) -> list[int]:
-    """Return where each frame's first fragment stands, by the extended or basic offset table; empty without either."""
-    basic = elements.source.data[start:stop]
-    offsets = elements.value(FRAME_OFFSETS).cast("B") if FRAME_OFFSETS in elements else basic
-    kind = "Q" if FRAME_OFFSETS in elements else "I"
-    size = struct.calcsize(kind)
-    if len(offsets) != count * size:
+def _frame_starts(data: memoryview, start: int, stop: int, count: int) -> list[int]:
+    """Return where each frame's first fragment stands, by the basic offset table; empty where that is empty."""
+    if stop - start != 4 * count:
         return []
-    return [stop + offset for offset in struct.unpack(f"<{count}{kind}", offsets)]
+    return [stop + offset for offset in struct.unpack_from(f"<{count}I", data, start)]
 
 
 def _by_end_marks(data: memoryview, fragments: list[tuple[int, int]], index: int) -> list[tuple[int, int]]:

@@ -95,7 +95,7 @@ def test_p5_p6_memory_that_runs_out_halves_the_batch_and_changes_no_answer(opene
     assert caught.value.exit_code == 7
 
 
-def test_p7_a_model_serves_in_processes_of_a_pool_and_after_a_fork(opened, images):
+def test_p7_a_model_serves_in_a_pool_of_processes(opened, images):
     wanted = [one.raw for one in map(opened.predict, images)]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         np.testing.assert_allclose([one.raw for one in pool.map(opened.predict, images)], wanted, atol=1e-4)
@@ -127,7 +127,7 @@ def test_p10_a_device_that_is_lost_ends_with_5_and_what_was_answered_stays(opene
         found.extend(seen)
     assert caught.value.exit_code == 5
     assert "--provider cpu" in str(caught.value)
-    assert len(found) <= 3
+    assert len(found) == 3
 
 
 def test_p10_a_fault_of_the_graph_is_no_fault_of_the_device(opened, images, monkeypatch):

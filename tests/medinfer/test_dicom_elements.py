@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian
+from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medinfer.dicom_elements import after_file_meta
 from medinfer.inputs import find_images
@@ -45,6 +45,30 @@ def test_dimensions_of_32_bits_are_read(read_dicom, write_dicom):
         assert data.count(short) == 1
         data = data.replace(short, struct.pack("<HH2sHI", 0x28, element, b"UL", 4, value))
     assert read_dicom(data).tolist() == SHOWN
+
+
+def test_rows_of_32_bits_are_not_cut_to_16(write_dicom, dicom_refusal):
+    rows = struct.pack("<HH2sHI", 0x28, 0x10, b"UL", 4, 0x10001)
+    data = write_dicom(VALUES).replace(struct.pack("<HH2sHH", 0x28, 0x10, b"US", 2, 1), rows)
+    assert dicom_refusal(data).code == "truncated"
+
+
+@pytest.mark.parametrize("length", [0x4144, 0x5A5A])
+def test_a_length_that_looks_like_a_vr_is_a_length(length, read_dicom, write_dicom):
+    data = write_dicom(VALUES, syntax=ImplicitVRLittleEndian, Modality="OT", ImageComments="x" * length, **WINDOW)
+    assert read_dicom(data).tolist() == SHOWN
+
+
+def test_the_size_of_an_icon_is_not_that_of_the_picture(read_dicom, write_dicom):
+    """Within sequences of undefined length, one in the other."""
+    opened, item = struct.pack("<2sHI", b"SQ", 0, 0xFFFFFFFF), struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    ends = struct.pack("<HHI", 0xFFFE, 0xE00D, 0), struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    inner = struct.pack("<HH", 0x0008, 0x1140) + opened + item + ends[0] + ends[1]
+    rows = struct.pack("<HH2sHH", 0x28, 0x10, b"US", 2, 99)
+    icon = struct.pack("<HH", 0x0088, 0x0200) + opened + item + inner + rows + ends[0] + ends[1]
+    data = write_dicom(VALUES, **WINDOW)
+    place = data.index(struct.pack("<HH2s", 0x7FE0, 0x10, b"OW"))
+    assert read_dicom(data[:place] + icon + data[place:]).tolist() == SHOWN
 
 
 def nested(data, *, closed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_windowing
 
@@ -136,26 +138,84 @@ def test_colour_and_frames_are_those_of_pydicom(read_dicom):
             np.testing.assert_array_equal(read_dicom(path, frame=frame), pixel_array(path, index=frame))
 
 
-def compressed(path, kind):
-    """The file, compressed in ways that archives like and pydicom cannot write; returns what saves it."""
+@pytest.fixture
+def compressed(tmp_path):
+    """Writes a file of pydicom's with its pixels compressed as archives like it: `compressed("CT_small", "4.70")`."""
     gdcm = pytest.importorskip("gdcm")
-    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-    reader.SetFileName(str(path))
-    assert reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, kind)))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    return writer
+    kinds = {"4.70": gdcm.TransferSyntax.JPEGLosslessProcess14_1, "4.80": gdcm.TransferSyntax.JPEGLSLossless}
+    kinds["4.90"] = gdcm.TransferSyntax.JPEG2000Lossless
+
+    def write(name, syntax):
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(PYDICOMS / f"{name}.dcm"))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(kinds[syntax]))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        writer.SetFileName(str(tmp_path / "compressed.dcm"))
+        assert writer.Write()
+        dataset = pydicom.dcmread(tmp_path / "compressed.dcm")
+        assert dataset.file_meta.TransferSyntaxUID == f"1.2.840.10008.1.2.{syntax}"
+        return dataset
+
+    return write
 
 
-@pytest.mark.parametrize(("kind", "syntax"), [("JPEGLosslessProcess14_1", "4.70"), ("JPEGLSLossless", "4.80")])
+def changed(dataset, change):
+    """The file's bytes with another codestream: `change` makes it of the present one."""
+    dataset.PixelData = encapsulate([change(get_frame(dataset.PixelData, 0, number_of_frames=1))])
+    return saved(dataset)
+
+
+def saved(dataset):
+    file = io.BytesIO()
+    dataset.save_as(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("syntax", ["4.70", "4.80", "4.90"])
 @pytest.mark.parametrize("name", ["CT_small", "MR_small", "examples_overlay", "examples_rgb_color"])
-def test_lossless_jpeg_and_jpeg_ls_give_what_was_encoded(kind, syntax, name, read_dicom, tmp_path):
-    writer = compressed(PYDICOMS / f"{name}.dcm", kind)
-    writer.SetFileName(str(tmp_path / "lossless.dcm"))
-    assert writer.Write()
-    assert pydicom.dcmread(tmp_path / "lossless.dcm").file_meta.TransferSyntaxUID == f"1.2.840.10008.1.2.{syntax}"
-    expected = read_dicom(PYDICOMS / f"{name}.dcm")
-    np.testing.assert_array_equal(read_dicom(tmp_path / "lossless.dcm"), expected)
+def test_lossless_codestreams_of_another_encoder_give_what_was_encoded(syntax, name, compressed, read_dicom):
+    made = read_dicom(saved(compressed(name, syntax)))
+    np.testing.assert_array_equal(made, read_dicom(PYDICOMS / f"{name}.dcm"))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.99])
+@pytest.mark.parametrize("syntax", ["4.70", "4.80", "4.90"])
+def test_a_codestream_that_ends_early_is_refused(syntax, share, compressed, dicom_refusal):
+    """No decoder may fill up what is missing."""
+    data = changed(compressed("CT_small", syntax), lambda frame: frame[: int(len(frame) * share)])
+    assert dicom_refusal(data).code == "corrupt"
+
+
+def in_jfif(frame):
+    """The codestream with the marker of JFIF, and its components no longer named R, G and B."""
+    jfif = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+    for names in (b"R\x11\x00G\x11\x00B\x11\x00", b"R\x00G\x00B\x00"):
+        assert frame.count(names) == 1
+        frame = frame.replace(names, names.translate(bytes.maketrans(b"RGB", b"\1\2\3")))
+    return frame[:2] + jfif + frame[2:]
+
+
+def test_a_lossless_jpeg_in_jfif_is_ycc_without_a_warning(compressed, read_dicom, write_dicom):
+    dataset = compressed("examples_rgb_color", "4.70")
+    assert dataset.PhotometricInterpretation == "RGB"
+    data = changed(dataset, in_jfif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = read_dicom(data)
+    samples = read_dicom(PYDICOMS / "examples_rgb_color.dcm")
+    np.testing.assert_array_equal(made, read_dicom(write_dicom(samples, PhotometricInterpretation="YBR_FULL")))
+
+
+def test_a_codestream_as_long_as_the_pixels_is_none_to_warn_of(compressed, read_dicom):
+    def lengthened(frame):
+        comment = 128 * 128 * 2 - len(encapsulate([frame])) - 4
+        return frame[:2] + b"\xff\xfe" + (comment + 2).to_bytes(2, "big") + bytes(comment) + frame[2:]
+
+    data = changed(compressed("CT_small", "4.70"), lengthened)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(read_dicom(data), read_dicom(PYDICOMS / "CT_small.dcm"))
