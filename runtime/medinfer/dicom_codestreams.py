@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from medinfer.dicom_frames import END, PixelFormat, Samples
+from medinfer.dicom_frames import PixelFormat, Samples
 from medinfer.errors import ImageError, ResourceError
 
 START_OF_JPEG, START_OF_JPEG2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
@@ -63,8 +63,6 @@ def read_codestream(data: bytes, pixels: PixelFormat) -> Codestream:
     said = (stream.width, stream.height, stream.components)
     if said != (pixels.columns, pixels.rows, pixels.samples):
         raise ImageError("corrupt", f"compressed pixels of {said} in a picture of {pixels.columns}x{pixels.rows}")
-    if END not in data[-64:]:  # some decoders hand back what they have of a picture, and one reads on
-        raise ImageError("corrupt", f"the compressed pixels end early, after {len(data)} bytes")
     if stream.bits > 16:
         raise ImageError("unsupported_dtype", f"{stream.bits}-bit samples; 8 or 16 bit are supported")
     if stream.bits > pixels.bits:
@@ -112,8 +110,8 @@ def decode_jpeg(stream: Codestream, pixels: PixelFormat) -> Samples:
         ResourceError: There is no memory left to decode it.
     """
     data = stream.data
-    if pixels.photometric == "RGB" and not (stream.says_rgb or stream.adobe):
-        data = data[:2] + ADOBE_RGB + data[2:]  # a decoder would take unnamed colours for YCbCr
+    if pixels.photometric == "RGB" and not stream.adobe:
+        data = data[:2] + ADOBE_RGB + data[2:]  # without it, nearly all colours are taken for YCbCr
     flags = cv2.IMREAD_GRAYSCALE if stream.components == 1 else cv2.IMREAD_COLOR_RGB
     image: Any = None
     try:

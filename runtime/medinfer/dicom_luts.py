@@ -62,9 +62,10 @@ def palette_levels(elements: Elements, pixels: PixelFormat, bits: int) -> Levels
 
 def _stored_values(pixels: PixelFormat, bits: int) -> Floats:
     """Return the number that each pattern of bits stands for; what lies above the stored bits means nothing."""
-    values = np.arange(1 << bits) & ((1 << pixels.stored) - 1)
-    negative = (values >> (pixels.stored - 1)) * int(pixels.signed)
-    return (values - (negative << pixels.stored)).astype(np.float64)
+    patterns = np.arange(1 << bits, dtype=np.int32)
+    above = 32 - pixels.stored
+    values = patterns << above >> above if pixels.signed else patterns & ((1 << pixels.stored) - 1)
+    return values.astype(np.float64)
 
 
 def _modality(elements: Elements, pixels: PixelFormat, bits: int, frame: int) -> tuple[Floats, float, float]:

@@ -3,11 +3,14 @@ libraries, so that a case is told by its seed and number alone."""
 
 from __future__ import annotations
 
+import tempfile
+
 import cv2
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, features
 from pydicom import dcmread
+from pydicom.encaps import get_frame
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -15,6 +18,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 from tests.faults.files import bmp_rle, dicom, encode, interlaced_png, noise, tiff
@@ -138,6 +143,7 @@ def dicom_() -> dict[str, bytes]:
         "RLE rgb": run_lengths(dicom(rgb)),
         "JPEG": dicom(gray, syntax=JPEGBaseline8Bit, fragment=encode(gray, "JPEG")),
         "JPEG 2000": dicom(gray, syntax=JPEG2000Lossless, fragment=jpeg_2000(gray)),
+        **by_gdcm(dicom(gray)),
     }
 
 
@@ -148,6 +154,39 @@ def run_lengths(data: bytes) -> bytes:
     file = DicomBytesIO()
     dataset.save_as(file)
     return file.getvalue()
+
+
+def by_gdcm(data: bytes) -> dict[str, bytes]:
+    """Return a DICOM file again with its pixels compressed as archives like it, where there is a codec for that."""
+    try:
+        import gdcm
+    except ImportError:
+        return {}
+    kinds = {
+        "JPEG lossless": (JPEGLosslessSV1, gdcm.TransferSyntax.JPEGLosslessProcess14_1),
+        "JPEG-LS": (JPEGLSLossless, gdcm.TransferSyntax.JPEGLSLossless),
+    }
+    pixels = dcmread(DicomBytesIO(data)).pixel_array
+    return {name: dicom(pixels, syntax=uid, fragment=_codestream(data, kind)) for name, (uid, kind) in kinds.items()}
+
+
+def _codestream(data: bytes, kind: int) -> bytes:
+    import gdcm
+
+    with tempfile.NamedTemporaryFile() as whole, tempfile.NamedTemporaryFile() as made:
+        whole.write(data)
+        whole.flush()
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(whole.name)
+        reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(kind))
+        change.SetInput(reader.GetImage())
+        change.Change()
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        writer.SetFileName(made.name)
+        writer.Write()
+        return get_frame(dcmread(made.name).PixelData, 0, number_of_frames=1)
 
 
 def jpeg_2000(pixels: np.ndarray) -> bytes:

@@ -6,6 +6,7 @@ zlib.error where the file is no longer one of its format: then damage to the byt
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -22,6 +23,7 @@ SYNTAXES = (b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2
 SYNTAXES += tuple(b"1.2.840.10008.1.2.4." + end for end in (b"50", b"51", b"57", b"70", b"80", b"90", b"91", b"102"))
 SHADES = (b"MONOCHROME1", b"MONOCHROME2", b"RGB", b"YBR_FULL", b"YBR_FULL_422", b"PALETTE COLOR", b"YBR_ICT", b"CMYK")
 PREAMBLE = 132
+COMPRESSED = re.compile(rb"\xe0\x7f\x10\x00O[BW]\0\0\xff\xff\xff\xff")
 
 
 def _damaged(random: Random, part: bytes) -> bytes:
@@ -139,13 +141,25 @@ def bmp(random: Random, data: bytes) -> bytes:
 
 
 def dicom(random: Random, data: bytes) -> bytes:
-    """An element with another value, length or type, or lost, or repeated; inside what is deflated, too."""
+    """An element with another value, length or type, lost or repeated, also within what is deflated; a codestream."""
+    compressed = COMPRESSED.search(data)
+    if compressed and random.random() < 0.5:
+        return _codestream(random, data, compressed.end())
     meta = PREAMBLE + 12 + struct.unpack_from("<I", data, PREAMBLE + 8)[0]
     if b"1.2.840.10008.1.2.1.99" in data[:meta]:
         pump = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         inside = _element(random, zlib.decompress(data[meta:], -zlib.MAX_WBITS), 0)
         return data[:meta] + pump.compress(inside) + pump.flush()
     return _element(random, data, PREAMBLE if random.random() < 0.2 else meta)
+
+
+def _codestream(random: Random, data: bytes, start: int) -> bytes:
+    """Damage the first fragment of compressed pixels, and tell its new length."""
+    offset = start + 8 + struct.unpack_from("<I", data, start + 4)[0]  # behind the table of offsets
+    (length,) = struct.unpack_from("<I", data, offset + 4)
+    body = _damaged(random, data[offset + 8 : offset + 8 + length])
+    body += bytes(len(body) % 2)
+    return data[: offset + 4] + struct.pack("<I", len(body)) + body + data[offset + 8 + length :]
 
 
 def _element(random: Random, data: bytes, offset: int) -> bytes:
