@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 
 PUBLIC = """CheckpointError Decision DisagreementError DivergenceError GoldenReport ImageError ImageSearch InputSpec
 MedonnxError MissingExtraError Model ModelError ModelSpec Prediction ProviderError RecipeError ResourceError Rule
-Screen Screening SpecError UsageError __version__ find_images find_rule find_screen load preprocess read_image verify"""
+Screen Screening SpecError UsageError VariantError __version__ find_images find_rule find_screen load preprocess
+read_image verify"""
 
 
 def test_the_public_names_are_these_and_each_can_be_imported():
@@ -44,6 +45,7 @@ def test_every_error_has_its_exit_code():
         "ResourceError": 7,
         "SpecError": 4,
         "UsageError": 2,
+        "VariantError": 9,
     }
 
 

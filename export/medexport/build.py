@@ -8,20 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from medexport.bisect import explained
 from medexport.graph import to_onnx
 from medexport.heatmap import find_pooled
+from medexport.precision import check_precision, lowered
 from medexport.reference import ReferenceImages, images_of
 from medexport.resize import check_resize
 from medexport.sidecars import Sidecars
 from medexport.source import Source
+from medexport.splits import SplitImages
 from medexport.stamp import stamp
 from medexport.verify import judge
+from medexport.worth import insist_on_worth
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import CheckpointError, DisagreementError, UsageError
 from medinfer.files import atomic_file, refuse_existing
-from medinfer.golden import golden_images, make_golden, verify
+from medinfer.golden import golden_images, make_golden, verify, with_own_answers
 from medinfer.graph import HEATMAP
 from medinfer.model import load
 from medinfer.pixels import preprocess
@@ -45,8 +49,8 @@ def build_file(
     Args:
         source: What to export.
         path: The .onnx file.
-        graph: What the graph takes; by default raw pixels in batches of any size.
-        images: What the verdict is given on; by default drawn ones.
+        graph: What the graph takes and computes in; by default raw pixels in batches of any size, and fp32.
+        images: What the verdict is given on; by default drawn ones. For int8 those of the training run's splits.
         overwrite: Replace an existing file.
         bisect: Where the file disagrees, say which node is the first to do so.
         progress: Stepped while the verdict is given.
@@ -55,27 +59,32 @@ def build_file(
         DisagreementError: The file would disagree with its source.
         ModelError: The network cannot be exported.
         UsageError: The path is taken, or the images cannot be used.
+        VariantError: An int8 file would lose too much, or be no faster than the fp32 file on this machine.
     """
     target = Path(path)
     refuse_existing(target, overwrite=overwrite)
     graph = graph or Graph()
     if graph.input == "image":
         check_resize(source.spec.input)
-    if graph != Graph(input=graph.input, batch=graph.batch, extra_outputs=graph.extra_outputs):
-        raise UsageError("graph: only its input, its batch and its outputs can be chosen")
+    check_precision(graph, images)
     graph = replace(graph, extra_outputs=_extra_outputs(source, graph))
     if source.spec.abstention and OOD_SCORE not in graph.extra_outputs:
         hint = "Take abstention out of the contract, or export what medtrain fit has finished."
         raise UsageError("its limits for abstaining need a network that knows its training images", hint=hint)
     images = images or images_of(None)
     spec = replace(source.spec, graph=graph)
-    model = to_onnx(source.classifier, spec)
+    plain = to_onnx(source.classifier, spec)
+    model, spec = lowered(plain, spec, source, images)
     spec = replace(spec, golden=_golden(source))
     with tempfile.TemporaryDirectory(prefix="medexport-") as folder:
         draft = Path(folder) / target.name
         draft.write_bytes(stamp(model, spec))
         try:
-            agreement = judge(source, load(draft, "cpu"), images, progress)
+            if isinstance(images, SplitImages) and graph.precision == "int8":
+                agreement = insist_on_worth(source, _fp32(plain, spec, draft), draft, images, progress)
+                spec = replace(spec, golden=with_own_answers(load(draft, "cpu"), spec.golden or ()))
+            else:
+                agreement = judge(source, load(draft, "cpu"), images, progress)
         except DisagreementError as error:
             told = explained(error, source, draft, images, bisect=bisect)
             raise DisagreementError(told.message, hint=f"{told.hint} No file was written.".strip()) from None
@@ -121,6 +130,14 @@ def _extra_outputs(source: Source, graph: Graph) -> tuple[str, ...]:
         find_pooled(source.classifier, source.spec.input)  # refuses a network that has none before any work is done
         known.append(HEATMAP)
     return tuple(known)
+
+
+def _fp32(model: onnx.ModelProto, spec: ModelSpec, draft: Path) -> Path:
+    """Write the fp32 file beside the int8 one, to be measured against."""
+    path = draft.with_name("fp32.onnx")
+    graph = replace(spec.graph or Graph(), precision="fp32")
+    path.write_bytes(stamp(model, replace(spec, graph=graph)))
+    return path
 
 
 def _golden(source: Source) -> tuple[GoldenSample, ...]:

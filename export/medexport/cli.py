@@ -46,7 +46,9 @@ def cli(debug: bool) -> None:
 
 def _verdict_options(command: Any) -> Any:
     options = (
-        click.option("--images", type=Count(), default=64, show_default=True, help="How many of the images named."),
+        click.option(
+            "--images", type=Count(), default=64, show_default=True, help="How many of those named; int8: all."
+        ),
         click.option("--bisect", is_flag=True, help="If they disagree, name the first node whose value differs."),
         click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON."),
         click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors."),
@@ -84,6 +86,19 @@ def _foreign_options(command: Any) -> Any:
     "else; an image of any size (NAME.image.onnx) for hosts that cannot resize.",
 )
 @click.option("--static-batch", type=click.IntRange(1, 1024), help="Take only so many images at once.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="What it computes in. fp16 (NAME.fp16.onnx) for GPUs; int8 (NAME.int8.onnx) for CPUs takes --data, the images "
+    "that were trained on, and is written only if it keeps labels and AUC and is faster here; else exit code 9.",
+)
+@click.option(
+    "--splits",
+    type=click.Path(path_type=Path),
+    help="For int8: the splits.csv of the training run; by default the one beside CHECKPOINT.",
+)
 @click.option("--heatmap", is_flag=True, help="Have it give a map of where in the image each class's logit comes from.")
 @click.option("--labels", is_flag=True, help="Write the class names beside it: NAME.labels.txt.")
 @click.option("--triton", type=click.Path(path_type=Path), help="Add the model to a repository of the Triton server.")
@@ -100,6 +115,8 @@ def onnx(
     overwrite: bool,
     fed: Literal["pixels", "float", "image"],
     static_batch: int | None,
+    precision: Literal["fp32", "fp16", "int8"],
+    splits: Path | None,
     heatmap: bool,
     labels: bool,
     triton: Path | None,
@@ -121,7 +138,8 @@ def onnx(
 
     start = time.monotonic()
     named = _check_source(checkpoint, weights, arch, spec, classes)
-    output = _output(named, output, fed)
+    output = _output(named, output, fed, precision)
+    _check_precision(precision, data, splits, hf)
     sidecars = Sidecars(labels, triton, hf)
     for path in (output, *sidecars.paths(output)):
         refuse_existing(path, overwrite=overwrite)  # before any work is done
@@ -134,17 +152,37 @@ def onnx(
 
     source = _read(named, arch, spec, classes)
     sidecars.check(source.spec, output)
-    reference = images_of(data, images)
+    if precision == "int8":
+        from medexport.splits import images_of_splits
+
+        assert data is not None
+        say = (lambda text: None) if quiet else tell
+        reference: ReferenceImages = images_of_splits(splits or named.with_name("splits.csv"), data, source.spec, say)
+    else:
+        reference = images_of(data, images)
     if not quiet:
         tell(f"Exporting {named} to {output} ...")
     batch = static_batch or (1 if fed == "image" else None)
-    graph = Graph(input=fed, batch=batch, extra_outputs=("heatmap",) if heatmap else ())
+    graph = Graph(input=fed, batch=batch, precision=precision, extra_outputs=("heatmap",) if heatmap else ())
     with Progress("Comparing", enabled=not quiet) as progress:
         written = build_all(source, output, sidecars, graph=graph, images=reference, bisect=bisect, progress=progress)
     if not quiet:
         tell(f"{output} ({output.stat().st_size / 1e6:.1f} MB, {time.monotonic() - start:.0f} s)")
     assert written.agreement is not None
     _report(written.agreement, reference, as_json=as_json, quiet=quiet)
+
+
+def _check_precision(precision: str, data: Path | None, splits: Path | None, hf: Path | None) -> None:
+    """Refuse options that do not go together."""
+    if splits and precision != "int8":
+        raise click.UsageError("--splits goes with --precision int8.")
+    if precision == "int8" and data is None:
+        raise click.UsageError(
+            "--precision int8 takes --data, the folder that was trained on: it is calibrated on training images and "
+            "judged on test images, which the run's splits.csv tells apart."
+        )
+    if hf and precision != "fp32":
+        raise click.UsageError("--hf holds an fp32 model: leave --precision out.")
 
 
 def _check_source(
@@ -179,11 +217,12 @@ def _names(classes: str | None) -> list[str] | None:
     return names
 
 
-def _output(named: Path, output: Path | None, fed: str) -> Path:
+def _output(named: Path, output: Path | None, fed: str, precision: str) -> Path:
     """Return the file to write, whose folder exists."""
     from medinfer.files import require_folder
 
-    name = f"{named.stem}.onnx" if fed == "pixels" else f"{named.stem}.{fed}.onnx"
+    variants = [word for word in (fed, precision) if word not in ("pixels", "fp32")]
+    name = ".".join([named.stem, *variants, "onnx"])
     path = Path(name) if output is None else output / name if output.is_dir() else output
     require_folder(path)
     return path

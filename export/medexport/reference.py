@@ -6,9 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from medexport.battery import drawn_images
 from medinfer.errors import UsageError
@@ -41,6 +42,10 @@ class ReferenceImages:
         if isinstance(image, str | os.PathLike):
             return os.fspath(image)
         return str(getattr(image, "source", f"drawn image {position}"))
+
+    def patients(self, positions: Sequence[int]) -> npt.NDArray[Any] | None:
+        """Return a number for the patient of each image, int (n,), where that is known."""
+        return None
 
     def label(self, position: int, classes: Sequence[str]) -> int | None:
         """Return the index of the class that an image's folder tells, if it does."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,22 @@ import onnx
 from medexport.answers import Answers, ask
 from medexport.battery import patterns
 from medexport.heatmap import heatmaps
+from medexport.precision import leading_to
 from medexport.reference import ReferenceImages
 from medexport.source import Source
-from medinfer.agreement import LEAST_SPREAD, TOLERANCES, Comparison, Logits, compare, compare_scores, softmax
-from medinfer.errors import DisagreementError
+from medinfer.agreement import (
+    LEAST_KEPT,
+    LEAST_SPREAD,
+    MOST_LOST,
+    TOLERANCES,
+    Comparison,
+    Logits,
+    compare,
+    compare_scores,
+    most_flips,
+    softmax,
+)
+from medinfer.errors import DisagreementError, UsageError
 from medinfer.golden import golden_images
 from medinfer.graph import HEATMAP
 from medinfer.model import Model
@@ -34,9 +48,13 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
     Raises:
         DisagreementError: They disagree, or the outputs vary too little to tell.
         CheckpointError: The source answers NaN or infinity.
-        UsageError: None of the images can be read.
+        UsageError: None of the images can be read; drawn ones, for an int8 file.
     """
     _insist_on_contract(source.spec, model)
+    int8 = model.precision == "int8"
+    if int8 and reference.kind != "data":
+        hint = "Name some: they tell whether labels are kept."
+        raise UsageError("an int8 file is judged on real images alone", hint=hint)
     batches = (model.spec.graph.batch,) if model.spec.graph and model.spec.graph.batch else BATCHES
     reference = reference.fitting(source.spec.input)
     fixed = ReferenceImages("synthetic", list(patterns())).fitting(source.spec.input)
@@ -51,12 +69,13 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
             f"the logits vary by {spread:.2g} over all images, under {LEAST_SPREAD}: any two models would agree",
             hint="Is it trained?",
         )
-    _insist(found, answers, reference, "images")
-    _insist(stressed, battery, fixed, "patterns")
+    if not int8:
+        _insist(found, answers, reference, "images")
+        _insist(stressed, battery, fixed, "patterns")
     _insist_on_heatmaps(source, model)
     farthest = _score_difference(answers, model.precision)
     _score_difference(battery, model.precision)
-    return Agreement(
+    agreement = Agreement(
         images=reference.kind,
         images_sha256=answers.sha256,
         unusable=len(reference.images) - len(answers.positions),
@@ -68,8 +87,32 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         operating_point_flips=_decisions_changed(source.spec, answers),
         status_flips=_statuses_changed(source.spec, answers),
         max_ood_score=None if farthest is None else _rounded(farthest),
-        **_with_labels(source.spec, reference, answers),
+        **_with_labels(source.spec, reference, answers, with_loss=int8),
     )
+    return _keeping(agreement) if int8 else agreement
+
+
+def _keeping(agreement: Agreement) -> Agreement:
+    """Hold an int8 file to its labels and its area under the ROC curves; raises DisagreementError."""
+    found, areas = agreement.differences, agreement.macro_auc
+    lost = agreement.macro_auc_loss_interval
+    # Without an interval no draw tells a difference, and what there is is all there is.
+    worst = lost[1] if lost else areas.checkpoint - areas.file if areas else 0.0
+    if found.label_flips > most_flips(found.count) or worst >= MOST_LOST:
+        raise DisagreementError(f"the int8 file does not keep to the checkpoint: {as_kept(agreement)}")
+    return agreement
+
+
+def as_kept(agreement: Agreement) -> str:
+    """Return what an int8 file keeps, in words."""
+    found, areas, lost = agreement.differences, agreement.macro_auc, agreement.macro_auc_loss_interval
+    kept = found.count - found.label_flips
+    text = f"{kept} of {found.count} labels kept ({kept / found.count:.1%}, at least {LEAST_KEPT:.0%} wanted)"
+    if areas:
+        text += f", macro AUC {areas.checkpoint:.4f} -> {areas.file:.4f}"
+    if lost:
+        text += f" (loss {lost[0]:.4f} to {lost[1]:.4f}, under {MOST_LOST} wanted)"
+    return text
 
 
 def describe(agreement: Agreement, reference: ReferenceImages) -> str:
@@ -78,7 +121,7 @@ def describe(agreement: Agreement, reference: ReferenceImages) -> str:
     images = "images of the data" if agreement.images == "data" else "drawn images"
     lines = [
         f"agrees with the checkpoint in batches of {', '.join(map(str, agreement.batches))}",
-        f"{found.count} {images}: {_figures(found)}",
+        f"{found.count} {images}: {_figures(found) if agreement.precision != 'int8' else as_kept(agreement)}",
         f"{agreement.battery.count} patterns: {_figures(agreement.battery)}",
     ]
     lines += [f"{agreement.unusable} images could not be read and are not counted"] * bool(agreement.unusable)
@@ -96,8 +139,9 @@ def describe(agreement: Agreement, reference: ReferenceImages) -> str:
 
 
 def _figures(found: Differences) -> str:
+    allowed = "" if found.tolerance is None else f" (allowed {found.tolerance:.1e})"
     return (
-        f"max |dlogit| {found.max_logit:.1e} (allowed {found.tolerance:.1e}), mean {found.mean_logit:.1e}, "
+        f"max |dlogit| {found.max_logit:.1e}{allowed}, mean {found.mean_logit:.1e}, "
         f"max |dp| {found.max_probability:.1e}, {found.label_flips} label flips, {len(found.ties)} ties"
     )
 
@@ -137,15 +181,17 @@ def _insist_on_contract(wanted: ModelSpec, model: Model) -> None:
 
 
 def stored_precision(path: Path) -> str:
-    """Tell by a file's weights and operators what it computes in: fp32, fp16 or int8.
+    """Tell what a file computes its logits in, by most of the weights: fp32, fp16 or int8; some layers stay in float.
 
-    One matrix in fp32 makes it fp32: the stricter tolerance is not to be had off by a decoy.
+    Unused ones do not count: a looser rule is not to be had by a decoy.
     """
     graph = onnx.load(path).graph
-    if any(node.op_type == "DequantizeLinear" for node in graph.node):
-        return "int8"
-    matrices = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) >= 2}
-    return "fp16" if onnx.TensorProto.FLOAT16 in matrices and onnx.TensorProto.FLOAT not in matrices else "fp32"
+    used = {name for node in leading_to("logits", graph) for name in node.input}
+    sizes: Counter[int] = Counter()
+    for tensor in graph.initializer:
+        sizes[tensor.data_type] += math.prod(tensor.dims) if tensor.name in used and len(tensor.dims) >= 2 else 0
+    kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}
+    return max(kinds, key=lambda name: sizes[kinds[name]])
 
 
 def _compared(source: Source, model: Model, answers: Answers) -> Comparison:
@@ -180,7 +226,7 @@ def _differences(found: Comparison, answers: Answers) -> Differences:
     return Differences(
         count=len(answers.positions),
         logit_spread=_rounded(found.spread),
-        tolerance=_rounded(found.tolerance),
+        tolerance=_rounded(found.tolerance) if math.isfinite(found.tolerance) else None,
         max_logit=_rounded(found.max_difference),
         mean_logit=_rounded(found.mean_difference),
         max_probability=_rounded(found.max_probability_difference),
@@ -242,8 +288,10 @@ def _once(answers: Answers) -> Logits:
     return answers.probabilities[: len(answers.expected)]
 
 
-def _with_labels(spec: ModelSpec, reference: ReferenceImages, answers: Answers) -> dict[str, BeforeAfter]:
-    """Return accuracy and AUC of both sides on the images whose folders tell their classes."""
+def _with_labels(
+    spec: ModelSpec, reference: ReferenceImages, answers: Answers, *, with_loss: bool = False
+) -> dict[str, Any]:
+    """Return accuracy and AUC of both sides on the images whose class is told, and the interval of what is lost."""
     told = [reference.label(position, spec.classes) for position in answers.positions]
     rows = [i for i, label in enumerate(told) if label is not None]
     if not rows:
@@ -251,13 +299,20 @@ def _with_labels(spec: ModelSpec, reference: ReferenceImages, answers: Answers) 
     from medinfer.metrics import measure
 
     labels = np.array([told[i] for i in rows], np.int64)
-    before = measure(labels, softmax(answers.expected, spec.calibration.temperature)[rows], spec.classes)
-    after = measure(labels, _once(answers)[rows], spec.classes)
-    return {
+    expected, observed = softmax(answers.expected, spec.calibration.temperature)[rows], _once(answers)[rows]
+    before, after = measure(labels, expected, spec.classes), measure(labels, observed, spec.classes)
+    figures: dict[str, Any] = {
         name: BeforeAfter(checkpoint=round(before[name], 6), file=round(after[name], 6))
         for name in ("accuracy", "macro_auc")
         if before[name] is not None and after[name] is not None
     }
+    if with_loss:
+        from medinfer.uncertainty import macro_auc_loss
+
+        patients = reference.patients([answers.positions[i] for i in rows])
+        interval = macro_auc_loss(labels, expected, observed, patients)
+        figures["macro_auc_loss_interval"] = interval and (_rounded(interval.low), _rounded(interval.high))
+    return figures
 
 
 def _rounded(value: float) -> float:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ResourceError as ResourceError,
         SpecError as SpecError,
         UsageError as UsageError,
+        VariantError as VariantError,
     )
     from medinfer.golden import GoldenReport as GoldenReport, verify as verify
     from medinfer.images import read_image as read_image
@@ -55,6 +56,7 @@ _HOME = {
         "ResourceError",
         "SpecError",
         "UsageError",
+        "VariantError",
     ),
     "golden": ("GoldenReport", "verify"),
     "images": ("read_image",),

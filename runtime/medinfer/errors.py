@@ -12,7 +12,8 @@
     ├── ProviderError            5   the execution provider asked for cannot be had
     ├── DisagreementError        6   two models that must agree do not
     ├── ResourceError            7   out of disk or memory
-    └── DivergenceError          8   training produced NaN or infinity
+    ├── DivergenceError          8   training produced NaN or infinity
+    └── VariantError             9   a smaller or faster variant of a model is not worth shipping
 
 A message has three parts: what, which value, and (as `hint`) what to do about it.
 """
@@ -149,3 +150,9 @@ class DivergenceError(MedonnxError):
     """Training produced a loss that is not finite."""
 
     exit_code = 8
+
+
+class VariantError(MedonnxError):
+    """A variant of a model is further from it than allowed, or no faster; the message has the figures."""
+
+    exit_code = 9

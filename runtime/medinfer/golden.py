@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.agreement import TOLERANCES, Comparison, Scores, compare, compare_scores
+from medinfer.agreement import Comparison, Scores, compare, compare_scores
 from medinfer.errors import ImageError, ModelError
 from medinfer.images import Image, read_image
 from medinfer.model import Model
@@ -39,7 +39,7 @@ class GoldenReport:
     differing_pixels: float
     """Share of tensor elements that are not exactly equal."""
     comparison: Comparison
-    """The model's logits on the stored images against the checkpoint's."""
+    """The model's logits on the stored images against the checkpoint's; of int8, against its own at the export."""
     max_score_difference: float | None
     """Largest difference of a score of unlike images; None of a model that gives none."""
     scores_agree: bool
@@ -133,6 +133,15 @@ def make_golden(
     return tuple(samples)
 
 
+def with_own_answers(model: Model, samples: Sequence[GoldenSample]) -> tuple[GoldenSample, ...]:
+    """Return the samples with what a model itself answers: where that is not meant to be the checkpoint's, of int8."""
+    images = [_from_png(sample.image, model.spec.input, f"golden[{i}].image") for i, sample in enumerate(samples)]
+    return tuple(
+        replace(sample, own_logits=tuple(map(float, one.logits.values())), own_ood_score=one.ood_score)
+        for sample, one in zip(samples, model.predict_batch(images), strict=True)
+    )
+
+
 def verify(model: Model) -> GoldenReport:
     """Replay a model's golden samples on its provider.
 
@@ -142,8 +151,9 @@ def verify(model: Model) -> GoldenReport:
     samples = model.spec.golden or ()
     if not samples:
         raise ModelError(f"{model.path}: no golden samples in it", hint="Export it again: medexport onnx ckpt.pt")
-    if model.precision not in TOLERANCES:
-        raise ModelError(f"{model.path}: there is no tolerance for single logits of {model.precision}")
+    own = model.precision == "int8"
+    if own and any(sample.own_logits is None for sample in samples):
+        raise ModelError(f"{model.path}: its golden samples lack what an int8 file itself answered at its export")
     spec = model.spec.input
     images = [_from_png(sample.image, spec, f"golden[{i}].image") for i, sample in enumerate(samples)]
     stored = np.stack([_stored_tensor(sample, spec, i) for i, sample in enumerate(samples)])
@@ -154,7 +164,7 @@ def verify(model: Model) -> GoldenReport:
     nothing = [float("nan")] * len(model.classes)
     observed = np.array([nothing if p.error else list(p.logits.values()) for p in predictions], np.float32)
     answered = np.array([nothing if p.error else list(p.probabilities.values()) for p in predictions], np.float32)
-    reference = np.array([sample.logits for sample in samples], np.float32)
+    reference = np.array([sample.own_logits if own else sample.logits for sample in samples], np.float32)
     difference_of_scores, scores_agree = _scores(samples, predictions, model.precision)
     return GoldenReport(
         samples=len(samples),
@@ -166,6 +176,7 @@ def verify(model: Model) -> GoldenReport:
             answered,
             precision=model.precision,
             temperature=model.spec.calibration.temperature,
+            replayed=own,
         ),
         max_score_difference=difference_of_scores,
         scores_agree=scores_agree,
@@ -175,12 +186,13 @@ def verify(model: Model) -> GoldenReport:
 def _scores(
     samples: Sequence[GoldenSample], predictions: Sequence[Prediction], precision: str
 ) -> tuple[float | None, bool]:
-    told = [sample.ood_score for sample in samples]
+    own = precision == "int8"
+    told = [sample.own_ood_score if own else sample.ood_score for sample in samples]
     if None in told:
         return None, True
     found = [None if one.error else one.ood_score for one in predictions]
     observed = np.array([float("nan") if one is None else one for one in found], np.float32)
-    return compare_scores(np.array(told, np.float32), observed, precision)
+    return compare_scores(np.array(told, np.float32), observed, precision, replayed=own)
 
 
 def _to_png(image: npt.NDArray[np.uint8]) -> str:

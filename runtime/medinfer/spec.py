@@ -182,6 +182,20 @@ class Graph(Schema):
 
 
 @schema
+class Quantization(Schema):
+    """How an int8 file was made: how ranges of activations were taken, from which images, and what stayed in float.
+
+    `images` training images, and `images_sha256` over their content; `calibrator` is how a tensor's range follows from
+    the values seen; `in_float` are the nodes of the network that were not quantised.
+    """
+
+    calibrator: Literal["minmax", "percentile", "entropy"]
+    images: int
+    images_sha256: str
+    in_float: tuple[str, ...] = ()
+
+
+@schema
 class Provenance(Schema):
     """Where the model comes from: what is known of it. `created` is the checkpoint's date (UTC, ISO 8601)."""
 
@@ -190,19 +204,21 @@ class Provenance(Schema):
     created: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     checkpoint_sha256: str | None = None
+    quantization: Quantization | None = None
 
 
 @schema
 class Differences(Schema):
     """How far the file's answers lie from the checkpoint's; differences are absolute.
 
-    `tolerance` is the largest allowed on a logit. `ties` are the positions, from 0 among the images named, of those
-    whose label changed and whose two highest logits lie within twice the tolerance.
+    `tolerance` is the largest allowed on a logit; int8, judged by its labels, has none, and no ties. `ties` are the
+    positions, from 0 among the images named, of those whose label changed and whose two highest logits lie within twice
+    the tolerance.
     """
 
     count: int
     logit_spread: float
-    tolerance: float
+    tolerance: float | None = None
     max_logit: float
     mean_logit: float
     max_probability: float
@@ -225,7 +241,8 @@ class Agreement(Schema):
     `images` says on which: `synthetic` (drawn ones) or `data`, with `images_sha256` over the content of those used;
     `unusable` counts the others. `battery` is on fixed patterns besides. `operating_point_flips` counts changed
     decisions, `status_flips` images that one side abstains from otherwise than the other, `max_ood_score` is the
-    largest difference of that score. `accuracy` and `macro_auc` are there where the images' folders told their classes.
+    largest difference of that score. `accuracy` and `macro_auc` are there where the images' folders told their classes,
+    of int8 also the 95 % interval of what the file loses of the macro AUC.
     """
 
     images: Literal["synthetic", "data"]
@@ -241,16 +258,22 @@ class Agreement(Schema):
     max_ood_score: float | None = None
     accuracy: BeforeAfter | None = None
     macro_auc: BeforeAfter | None = None
+    macro_auc_loss_interval: tuple[float, float] | None = None
 
 
 @schema
 class GoldenSample(Schema):
-    """One synthetic image (PNG), its preprocessed tensor (PNG, lossless; both base64), and the checkpoint's answers."""
+    """One synthetic image (PNG), its preprocessed tensor (PNG, lossless; both base64), and the checkpoint's answers.
+
+    `own_logits` and `own_ood_score` are the int8 file's at its export, which are not meant to be the checkpoint's.
+    """
 
     image: str
     tensor: str
     logits: tuple[float, ...]
     ood_score: float | None = None
+    own_logits: tuple[float, ...] | None = None
+    own_ood_score: float | None = None
 
 
 @schema
@@ -291,8 +314,10 @@ class ModelSpec(Schema):
             known = self.graph is None or OOD_SCORE in self.graph.extra_outputs
             require(known, "abstention", "the graph has no output ood_score to hold it to")
         for i, sample in enumerate(self.golden or ()):
-            fits = len(sample.logits) == len(self.classes)
-            require(fits, f"golden[{i}].logits", f"{len(sample.logits)} values for {len(self.classes)} classes")
+            for name in ("logits", "own_logits"):
+                values = getattr(sample, name)
+                fits = values is None or len(values) == len(self.classes)
+                require(fits, f"golden[{i}].{name}", f"{len(values or ())} values for {len(self.classes)} classes")
 
     def _check_positive(self, names: tuple[str, ...], path: str) -> None:
         for name in names:

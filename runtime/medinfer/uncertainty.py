@@ -60,6 +60,31 @@ def intervals(
     return shaped
 
 
+def macro_auc_loss(
+    labels: Labels, before: Probabilities, after: Probabilities, patients: Array | None = None
+) -> Interval | None:
+    """Return the interval of how much macro AUC a model loses by a change, by a bootstrap over pairs of answers.
+
+    None where a class has no images or no others, or where no draw tells any difference.
+
+    Args:
+        labels: Index of the true class, int (n,).
+        before: (n, classes).
+        after: The changed model's, on the same images.
+        patients: int (n,): the patient of each image, where images share patients.
+    """
+    truths = labels[:, None] == np.arange(before.shape[1])
+    if not (truths.any(axis=0) & ~truths.all(axis=0)).all():
+        return None
+    sides = [[_Area(truths[:, i], side[:, i]) for i in range(side.shape[1])] for side in (before, after)]
+
+    def loss(weights: Array) -> Array:
+        first, second = (np.mean([area(weights) for area in areas], axis=0) for areas in sides)
+        return np.asarray(first - second)[:, None]
+
+    return bootstrap(loss, labels, patients)[0]
+
+
 class _Resampled:
     """Metrics of `measure` for weighted images, all resamples at once: (resamples, n) -> (resamples, metrics)."""
 
@@ -118,6 +143,18 @@ class _AveragePrecision(Ranking):
         gained = np.diff(hits, axis=1, prepend=0)
         areas = np.where(gained > 0, gained * hits / np.maximum(called, 1), 0).sum(axis=1)
         return np.asarray(areas / hits[:, -1])
+
+
+class _Area(Ranking):
+    """The area under the ROC curve of one class for weighted images."""
+
+    def __call__(self, weights: Array) -> Array:
+        """Return it for weights (resamples, n): pairs of one of the class and another, ties counting half."""
+        hits, called = self.counts(weights)
+        gained, falls = np.diff(hits, axis=1, prepend=0), np.diff(called - hits, axis=1, prepend=0)
+        pairs = hits[:, -1] * (called - hits)[:, -1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray((falls * (hits - gained / 2)).sum(axis=1) / pairs)
 
 
 def _delong(truths: Array, scores: Array, patients: Array | None) -> Interval | None:

@@ -53,6 +53,12 @@ WHOLE = {
         "created": "2024-05-06T07:08:09Z",
         "versions": {"medonnx": "0.1.0"},
         "checkpoint_sha256": "cd",
+        "quantization": {
+            "calibrator": "percentile",
+            "images": 256,
+            "images_sha256": "01",
+            "in_float": ["node_Conv_1", "node_linear"],
+        },
     },
     "graph": {"input": "pixels", "batch": 1, "precision": "fp32", "extra_outputs": ["features", "ood_score"]},
     "agreement": {
@@ -87,8 +93,18 @@ WHOLE = {
         "max_ood_score": 1e-6,
         "accuracy": {"checkpoint": 0.9, "file": 0.9},
         "macro_auc": {"checkpoint": 0.95, "file": 0.95},
+        "macro_auc_loss_interval": [-0.002, 0.003],
     },
-    "golden": [{"image": "QUJD", "tensor": "QUJD", "logits": [1.0, -2.0, 0.5], "ood_score": 0.25}],
+    "golden": [
+        {
+            "image": "QUJD",
+            "tensor": "QUJD",
+            "logits": [1.0, -2.0, 0.5],
+            "ood_score": 0.25,
+            "own_logits": [1.1, -2.1, 0.4],
+            "own_ood_score": 0.26,
+        }
+    ],
 }
 PAD = {"pad": {"value": 114, "anchor": "top_left"}}
 FORMS = [("input.fit", PAD), ("input.fit", "stretch"), ("input.alpha", "drop"), ("input.dicom.window", "file")]
@@ -151,6 +167,7 @@ CHOICES = {
     "graph.batch": [1, 1024],
     "graph.precision": ["fp32", "fp16", "int8"],
     "agreement.images": ["synthetic", "data"],
+    "provenance.quantization.calibrator": ["minmax", "percentile", "entropy"],
 }
 
 
@@ -243,6 +260,12 @@ BAD = {
     "provenance.versions": [[], "0.1.0"],
     "provenance.versions.medonnx": [0.1, None],
     "provenance.checkpoint_sha256": [1],
+    "provenance.quantization": ["minmax", []],
+    "provenance.quantization.calibrator": ["MinMax", 1],
+    "provenance.quantization.images": [1.5, "256"],
+    "provenance.quantization.images_sha256": [1],
+    "provenance.quantization.in_float": ["node", 1],
+    "provenance.quantization.in_float[1]": [1],
     "graph": ["pixels", []],
     "graph.input": ["tensor", 1],
     "graph.batch": [0, 1025, "1", 1.0],
@@ -264,7 +287,7 @@ BAD = {
         for name, bad in {
             "count": [7.0, "7"],
             "logit_spread": ["8"],
-            "tolerance": [None],
+            "tolerance": ["8e-4"],
             "max_logit": [True],
             "mean_logit": [[]],
             "max_probability": ["0"],
@@ -277,6 +300,8 @@ BAD = {
     "agreement.operating_point_flips.screening": [0.5, "1"],
     "agreement.status_flips": [0.5, "1"],
     "agreement.max_ood_score": ["1", True],
+    "agreement.macro_auc_loss_interval": [[0.1], 0.1, "0"],
+    "agreement.macro_auc_loss_interval[1]": ["0.1"],
     **{
         f"agreement.{part}.{side}": ["1", None] for part in ("accuracy", "macro_auc") for side in ("checkpoint", "file")
     },
@@ -287,6 +312,9 @@ BAD = {
     "golden[0].logits": [[1.0, 2.0], [1.0, 2.0, 3.0, 4.0], "1"],
     "golden[0].logits[2]": ["0.5", False],
     "golden[0].ood_score": ["0.5", True],
+    "golden[0].own_logits": [[1.0, 2.0], [1.0, 2.0, 3.0, 4.0], "1"],
+    "golden[0].own_logits[2]": ["0.5", False],
+    "golden[0].own_ood_score": ["0.5", True],
 }
 
 
@@ -342,11 +370,15 @@ REQUIRED += [f"operating_points[0].{key}" for key in POINT if key != "comparison
     "operating_points[0].target.metric"
 ]
 OPTIONAL = ("unusable", "operating_point_flips", "status_flips", "max_ood_score", "accuracy", "macro_auc")
+OPTIONAL += ("macro_auc_loss_interval", "tolerance", "ood_score", "own_logits", "own_ood_score")
 REQUIRED += [f"abstention.{key}" for key in ("conformal", "outliers", "outliers.threshold", "outliers.in_distribution")]
 REQUIRED += [f"abstention.conformal.{key}" for key in ("coverage", "thresholds", "images")]
 REQUIRED += [f"agreement.{key}" for key in WHOLE["agreement"] if key not in OPTIONAL]
-REQUIRED += [f"agreement.{part}.{key}" for part in ("differences", "battery") for key in WHOLE["agreement"][part]]
-REQUIRED += [f"golden[0].{key}" for key in WHOLE["golden"][0] if key != "ood_score"]
+REQUIRED += [f"provenance.quantization.{key}" for key in ("calibrator", "images", "images_sha256")]
+for part in ("agreement.differences", "agreement.battery", "golden[0]"):
+    side, _, name = part.partition(".")
+    fields = WHOLE["golden"][0] if part == "golden[0]" else WHOLE[side][name]
+    REQUIRED += [f"{part}.{key}" for key in fields if key not in OPTIONAL]
 
 
 @pytest.mark.parametrize("path", REQUIRED)
