@@ -1,11 +1,15 @@
 """The faults of single files, row by row: the code or the answer expected, from Python and from a run over all."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from tests.faults.dicom_rows import DICOM
 from tests.faults.picture_rows import PICTURES
+from tests.faults.samples import RGB, SAMPLES
 
 from medinfer.errors import ImageError
+from medinfer.images import read_image
 
 FILES = [*PICTURES, *DICOM]
 # What one gray level in every pixel may make of a logit, and a little more.
@@ -41,6 +45,16 @@ def test_a_run_over_all_of_them_gives_one_record_for_each_and_goes_on(files, rec
     assert code == 3
     # The rows for another contract are answered by this one.
     assert said == {row.name: row.gives if isinstance(row.gives, str) and not row.fields else "answer" for row in FILES}
+
+
+@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [kind for kind in SAMPLES if kind != "onnx"])
+def test_the_beginning_of_a_file_is_refused_unless_it_holds_every_pixel(kind, step):
+    """A few formats have an end mark that may be lost."""
+    for name, data in SAMPLES[kind]().items():
+        for keep in range(0, len(data), step):
+            with contextlib.suppress(ImageError):
+                np.testing.assert_array_equal(read_image(data[:keep], RGB), read_image(data, RGB), err_msg=name)
 
 
 def test_the_pictures_of_the_answers_are_told_apart(model):

@@ -48,7 +48,7 @@ def test_the_tolerance_is_that_of_the_table(precision, scale, tolerance):
 
 
 def test_the_table_names_each_precision_that_is_judged_by_its_logits():
-    assert set(TOLERANCES) == {"fp32", "tf32", "fp16"}
+    assert set(TOLERANCES) == {"fp32", "tf32", "fp16", "bf16"}
     with pytest.raises(KeyError):
         compare(CLEAR, CLEAR, precision="int8")
 
