@@ -51,7 +51,9 @@ def run(python: Path, script: Path, task: dict[str, Any]) -> dict[str, Any]:
             raise ContestantError(f"{script.name}: not done after {LONGEST} s") from None
         wall = time.time() - start
     if done.returncode:
-        raise ContestantError(f"{script.name}: ended with {done.returncode}: {' '.join(words.split()[-40:])}")
+        # The rest of a traceback tells of this machine's folders.
+        said = [line.strip() for line in words.splitlines() if line.strip()][-1:]
+        raise ContestantError(f"{script.name}: ended with {done.returncode}: {' '.join(said)}")
     try:
         told = json.loads(output.splitlines()[-1])
     except (IndexError, ValueError):

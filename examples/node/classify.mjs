@@ -11,7 +11,7 @@
 import { readFileSync } from "node:fs";
 import ort from "onnxruntime-node";
 import { PNG } from "pngjs";
-import { preprocess } from "./preprocess.mjs";
+import { preprocess, toColor } from "./preprocess.mjs";
 
 const MOST_PIXELS = 100_000_000;
 
@@ -24,17 +24,24 @@ function decode(file) {
   return { width, height, data: deep ? new Uint16Array(data) : data };
 }
 
-async function run(session, contract, tensor) {
-  const { height, width, color } = contract.input;
-  const image = new ort.Tensor("uint8", tensor, [1, height, width, color === "rgb" ? 3 : 1]);
+// What the graph is fed of an image: the contract's tensor, or the image as it is where the graph resizes within.
+function feed(image, { graph, input }) {
+  if (graph.input === "image") return toColor(image, input);
+  const { width, height } = input;
+  return { width, height, data: preprocess(image, input) };
+}
+
+async function run(session, contract, { width, height, data }) {
+  const channels = contract.input.color === "rgb" ? 3 : 1;
+  const image = new ort.Tensor("uint8", data, [1, height, width, channels]);
   return session.run({ image }, ["probabilities", "logits"]);
 }
 
 function check(contract) {
   if (contract.format !== 1) throw new Error(`format ${contract.format}: this program reads 1`);
   const { input, batch, precision } = contract.graph;
-  if (input !== "pixels" || (batch ?? 1) !== 1 || precision !== "fp32")
-    throw new Error("this program feeds single images of raw pixels to a model in fp32");
+  if (input === "float" || (batch ?? 1) !== 1 || precision !== "fp32")
+    throw new Error("this program feeds single images in integers to a model in fp32");
 }
 
 // A port is right if its tensors are within a grey level of the stored ones, and its logits within docs/contract.md.
@@ -50,8 +57,9 @@ async function replay(session, contract) {
     const made = preprocess(png(sample.image), contract.input);
     if (!made.every((level, i) => Math.abs(level - wanted[i]) <= 1))
       throw new Error("the golden samples' pixels differ");
-    // Of the stored tensor, for a grey level moves a logit.
-    const { logits } = await run(session, contract, wanted);
+    // Of the stored tensor, for a grey level moves a logit. A graph that resizes within leaves this size as it is.
+    const { width, height } = contract.input;
+    const { logits } = await run(session, contract, { width, height, data: wanted });
     if (!sample.logits.every((logit, k) => Math.abs(logit - logits.data[k]) <= allowed))
       throw new Error("the golden samples' logits differ");
   }
@@ -64,7 +72,7 @@ const session = await ort.InferenceSession.create(model);
 await replay(session, contract);
 for (const path of paths) {
   try {
-    const { probabilities } = await run(session, contract, preprocess(decode(readFileSync(path)), contract.input));
+    const { probabilities } = await run(session, contract, feed(decode(readFileSync(path)), contract));
     if (!probabilities.data.every(Number.isFinite)) throw new Error("the model answered NaN or infinity");
     const of = Object.fromEntries(contract.classes.map((name, k) => [name, probabilities.data[k]]));
     const label = contract.classes.reduce((best, name) => (of[name] > of[best] ? name : best));

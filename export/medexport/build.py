@@ -17,6 +17,7 @@ from medexport.precision import check_precision, lowered
 from medexport.reference import ReferenceImages, images_of
 from medexport.resize import check_resize
 from medexport.sidecars import Sidecars
+from medexport.size import network_size
 from medexport.source import Source
 from medexport.splits import SplitImages
 from medexport.stamp import stamp
@@ -72,7 +73,7 @@ def build_file(
         hint = "Take abstention out of the contract, or export what medtrain fit has finished."
         raise UsageError("its limits for abstaining need a network that knows its training images", hint=hint)
     images = images or images_of(None)
-    spec = replace(source.spec, graph=graph)
+    spec = replace(source.spec, graph=graph, size=network_size(source.classifier, source.spec.input))
     plain = to_onnx(source.classifier, spec)
     model, spec = lowered(plain, spec, source, images)
     spec = replace(spec, golden=_golden(source))

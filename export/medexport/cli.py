@@ -101,6 +101,7 @@ def _foreign_options(command: Any) -> Any:
 )
 @click.option("--heatmap", is_flag=True, help="Have it give a map of where in the image each class's logit comes from.")
 @click.option("--labels", is_flag=True, help="Write the class names beside it: NAME.labels.txt.")
+@click.option("--ort", is_flag=True, help="Write NAME.ort beside it, for onnxruntime's small builds on phones.")
 @click.option("--triton", type=click.Path(path_type=Path), help="Add the model to a repository of the Triton server.")
 @click.option("--hf", type=click.Path(path_type=Path), help="Write a folder for Hugging Face's optimum.")
 @_foreign_options
@@ -119,6 +120,7 @@ def onnx(
     splits: Path | None,
     heatmap: bool,
     labels: bool,
+    ort: bool,
     triton: Path | None,
     hf: Path | None,
     weights: Path | None,
@@ -140,7 +142,7 @@ def onnx(
     named = _check_source(checkpoint, weights, arch, spec, classes)
     output = _output(named, output, fed, precision)
     _check_precision(precision, data, splits, hf)
-    sidecars = Sidecars(labels, triton, hf)
+    sidecars = Sidecars(labels=labels, ort=ort, triton=triton, hf=hf)
     for path in (output, *sidecars.paths(output)):
         refuse_existing(path, overwrite=overwrite)  # before any work is done
     _keep_inputs(output, named, spec)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medexport.mobile import ort_path, write_ort
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import UsageError
 from medinfer.files import atomic_file
@@ -28,6 +29,7 @@ class Sidecars:
     """What is wanted beside a model."""
 
     labels: bool = False
+    ort: bool = False
     triton: Path | None = None
     """A repository of NVIDIA's Triton server, which may hold other models."""
     hf: Path | None = None
@@ -35,7 +37,7 @@ class Sidecars:
 
     def paths(self, model: Path) -> list[Path]:
         """Return every file that would be written beside a model."""
-        found = [labels_path(model)] if self.labels else []
+        found = [labels_path(model)] * self.labels + [ort_path(model)] * self.ort
         if self.triton:
             found += [self.triton / model.stem / name for name in ("config.pbtxt", "labels.txt", "1/model.onnx")]
         if self.hf:
@@ -62,6 +64,8 @@ class Sidecars:
             model: What the files are called after.
             floats: The same network taking floats, if `hf` is wanted.
         """
+        if self.ort:
+            write_ort(draft, ort_path(model))  # first, for it may fail
         if self.labels:
             _write(labels_path(model), _lines(spec))
         if self.triton:

@@ -176,7 +176,7 @@ def _listed(paths: tuple[str, ...]) -> Iterator[str]:
 @click.option("--provider", help="Open it there, and say what runs: cpu, cuda, cuda:N, tensorrt, openvino.")
 @click.option("--json", "as_json", is_flag=True, help="The contract exactly as it stands in the file.")
 def info(model: str, provider: str | None, as_json: bool) -> None:
-    """Print a model's contract: classes, preprocessing, calibration, where it comes from, how it was verified.
+    """Print a model's contract: classes, preprocessing, calibration, size, where it comes from, how it was verified.
 
     With --provider also what onnxruntime was told, and how many of the graph's nodes that provider took.
     """
@@ -189,7 +189,7 @@ def info(model: str, provider: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"runs": runs, "spec": opened.spec.to_json()}) if provider else opened.spec.dumps())
         return
-    data = opened.spec.to_json()
+    data = {"file": f"{opened.path}, {opened.path.stat().st_size / 1e6:.1f} MB", **opened.spec.to_json()}
     data["golden"] = f"{len(opened.spec.golden or ())} samples"
     click.echo("\n".join(_outline({"runs": runs, **data} if provider else data, json.dumps)))
 

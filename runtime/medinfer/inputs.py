@@ -77,7 +77,7 @@ class ImageSearch:
             elif kinds[name]:
                 if not self._excluded(path, root):
                     yield from self._walk(path, root)
-            elif not self._excluded(path, root) and (is_image_name(name) or _has_dicom_magic(path)):
+            elif not self._excluded(path, root) and is_image_file(path):
                 yield path
             else:
                 self.skipped += 1
@@ -140,8 +140,13 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def is_image_file(path: str) -> bool:
+    """Tell whether a file is meant to be an image: by its suffix, or by its first bytes, for DICOM often has none."""
+    return is_image_name(path) or _has_dicom_magic(path)
+
+
 def _has_dicom_magic(path: str) -> bool:
-    """Recognise DICOM files, which often have no suffix; looks only into those without one that is well known."""
+    # Files that are well known to be something else are not opened.
     if os.path.splitext(path)[1].lower() in {".csv", ".json", ".txt", ".md", ".html", ".zip", ".onnx", ".pt"}:
         return False
     try:

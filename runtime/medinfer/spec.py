@@ -208,6 +208,14 @@ class Provenance(Schema):
 
 
 @schema
+class NetworkSize(Schema):
+    """How many parameters the network has, and multiply-accumulates (MACs) it takes for one image."""
+
+    parameters: int
+    macs: int
+
+
+@schema
 class Differences(Schema):
     """How far the file's answers lie from the checkpoint's; differences are absolute.
 
@@ -278,7 +286,7 @@ class GoldenSample(Schema):
 
 @schema
 class ModelSpec(Schema):
-    """The whole contract. `graph`, `agreement` and `golden` are known only once a checkpoint has been exported."""
+    """The whole contract. `graph`, `size`, `agreement`, `golden` are known only once a checkpoint has been exported."""
 
     format: int = SPEC_FORMAT
     name: str
@@ -291,6 +299,7 @@ class ModelSpec(Schema):
     abstention: Abstention | None = None
     provenance: Provenance = Provenance()
     graph: Graph | None = None
+    size: NetworkSize | None = None
     agreement: Agreement | None = None
     golden: tuple[GoldenSample, ...] | None = None
 

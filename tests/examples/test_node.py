@@ -136,6 +136,37 @@ def test_the_answers_are_medinfers(classify, build_model, model_spec, picture, t
         assert np.abs(found - seen.scores).max() < (1e-5 if image in exact else 0.05), image
 
 
+@pytest.fixture
+def resizing(tmp_path):
+    """Path of a file that takes images of any size, as `medexport onnx --input image` writes it."""
+    torch = pytest.importorskip("torch")
+    from medexport.build import build_file
+    from medexport.source import Source
+    from medinfer.spec import Graph, ModelSpec
+
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 24 * 29, 3))
+    spec = ModelSpec(name="whole", classes=("a", "b", "c"), task="multiclass", input=spec_of(min_side=7))
+    build_file(Source(layers.eval(), spec), tmp_path / "m.image.onnx", graph=Graph(input="image", batch=1))
+    return tmp_path / "m.image.onnx"
+
+
+@pytest.mark.slow
+def test_a_file_that_resizes_within_answers_as_in_python(classify, resizing, picture, tmp_path):
+    shapes = [(24, 29), (7, 11), (200, 31), (45, 80, 4), (301, 500)]
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(shapes))]
+    for path, shape in zip(paths, shapes, strict=True):
+        cv2.imwrite(path, picture(*shape))
+    cv2.imwrite(str(tmp_path / "small.png"), picture(6, 40))
+    done = classify(resizing, *paths, tmp_path / "small.png")
+    *told, refused = map(json.loads, done.stdout.splitlines())
+    assert len(told) == len(shapes)
+    for line, seen in zip(told, medinfer.load(resizing, "cpu").predict_many(paths), strict=True):
+        assert line["label"] == seen.label
+        assert np.abs(np.array(list(line["probabilities"].values())) - seen.scores).max() < 1e-5
+    assert "sides of at least 7" in refused["error"]
+
+
 @pytest.mark.slow
 def test_what_is_no_png_is_told_and_the_others_are_classified(classify, tiny_model, picture, tmp_path):
     cv2.imwrite(str(tmp_path / "good.png"), picture(20, 20))

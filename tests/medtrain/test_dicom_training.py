@@ -28,7 +28,9 @@ def scans(tmp_path):
             dataset.compress("1.2.840.10008.1.2.5", encoding_plugin="pydicom")
         file = io.BytesIO()
         dataset.save_as(file)
-        path = tmp_path / ("benign" if number % 2 else "malignant") / f"{number}.dcm"
+        # As archives give them, some without a suffix.
+        name = str(number) if number % 4 == 1 else f"{number}.dcm"
+        path = tmp_path / ("benign" if number % 2 else "malignant") / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(file.getvalue())
     return tmp_path

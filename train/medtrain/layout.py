@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medinfer.errors import UsageError
-from medinfer.inputs import is_image_name
+from medinfer.inputs import is_image_file
 from medinfer.labels import read_rows
 from medtrain.recipe import Data
 
@@ -189,7 +189,7 @@ def _images(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if is_image_name(path.name) and not path.name.startswith(".") and not path.is_dir()
+        if is_image_file(str(path)) and not path.name.startswith(".") and not path.is_dir()
     )
 
 

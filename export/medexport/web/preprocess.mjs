@@ -7,15 +7,15 @@
  * `image` is {width, height, data}: RGBA, upright, Uint8Array or Uint16Array; `input` is the contract's `input`.
  */
 export function preprocess(image, input) {
-  if (Math.min(image.width, image.height) < input.min_side)
-    throw new RangeError(`${image.width}x${image.height} pixels; the model wants sides of at least ${input.min_side}`);
   const picture = toColor(image, input);
   if (input.fit === "stretch") return resize(picture, input.width, input.height, input.interpolation).data;
   return input.fit.crop ? crop(picture, input) : pad(picture, input);
 }
 
-// Alpha, 16 bits to 8, colour: pixels of input.color's channels, 8 bits.
+// Alpha, 16 bits to 8, colour: pixels of input.color's channels, 8 bits; what a graph that resizes within is fed.
 export function toColor({ width, height, data }, input) {
+  if (Math.min(width, height) < input.min_side)
+    throw new RangeError(`${width}x${height} pixels; the model wants sides of at least ${input.min_side}`);
   const top = data instanceof Uint16Array ? 65535 : 255;
   const channels = input.color === "rgb" ? 3 : 1;
   const out = new Uint8Array(width * height * channels);

@@ -20,7 +20,7 @@ import medinfer
 from medexport.browser import write_page
 from medexport.build import build_file
 from medinfer.inputs import find_images
-from medinfer.spec import Graph
+from medinfer.spec import Crop, CropFit, Graph
 
 BUILD = Path(os.environ.get("MEDONNX_PEERS", "build")).resolve()
 RUNTIME = BUILD / "node/node_modules/onnxruntime-web"
@@ -64,11 +64,12 @@ def images():
     return found[:: max(1, len(found) // 20)][:20]
 
 
-@pytest.mark.parametrize("kind", ["image", "pixels"])
+@pytest.mark.parametrize("kind", ["image", "pixels", "crop"])
 def test_the_page_says_what_python_says_of_the_same_pixels(kind, make_source, spec, serve, page, picture, tmp_path):
-    source = make_source(
-        spec=replace(spec, input=replace(spec.input, interpolation="linear" if kind == "image" else "area"))
-    )
+    wanted = replace(spec.input, interpolation="linear" if kind == "image" else "area")
+    if kind == "crop":
+        wanted = replace(wanted, fit=CropFit(crop=Crop(resize=60)), min_side=60)
+    source = make_source(spec=replace(spec, input=wanted))
     graph = Graph(input="image", batch=1, extra_outputs=("heatmap",)) if kind == "image" else Graph()
     build_file(source, tmp_path / "m.onnx", graph=graph)
     build_file(source, tmp_path / "default.onnx")
@@ -76,7 +77,7 @@ def test_the_page_says_what_python_says_of_the_same_pixels(kind, make_source, sp
     real = images()
     paths = []
     for i in range(20):
-        pixels = cv2.imread(real[i]) if real else picture(40 + 7 * i, 200 - 5 * i, 3, seed=i)
+        pixels = cv2.imread(real[i]) if real else picture(60 + 7 * i, 200 - 5 * i, 3, seed=i)
         paths.append(tmp_path / "page" / f"{i}.png")
         cv2.imwrite(str(paths[-1]), pixels)
     inside, default = (medinfer.load(tmp_path / name, "cpu") for name in ("m.onnx", "default.onnx"))
@@ -91,7 +92,7 @@ def test_the_page_says_what_python_says_of_the_same_pixels(kind, make_source, sp
         assert int(found.argmax()) == default.classes.index(default.predict(path).label)
     assert page.messages == []
     assert all(asked.startswith((address, "blob:", "data:")) for asked in page.requests)
-    assert page.value("document.getElementById('explained').hidden") == (kind == "pixels")
+    assert page.value("document.getElementById('explained').hidden") == (kind != "image")
 
 
 def test_a_name_from_the_model_is_text_and_a_bad_image_is_told(make_source, spec, serve, page, tmp_path):
