@@ -21,6 +21,7 @@ from medexport.build import build_file
 from medexport.source import Source, read_checkpoint
 from medexport.splits import SplitImages, images_of_splits
 from medexport.verify import as_kept
+from medinfer.command import tell
 from medinfer.errors import MedonnxError
 from medinfer.model import Model
 from medinfer.spec import Graph
@@ -36,10 +37,10 @@ PRECISIONS = ("fp16", "int8")
 ROUNDS, IMAGES = 5, 200
 HEADER = """# fp16 and int8, network by network
 
-Written by `python -m benchmarks.precision_study DATA --write docs/precision.md`, on trained networks and the test images
-of their runs, two shared CPU cores. Labels kept and AUC are the verdict's; seconds are of a folder, file to answer, two
-images at once, medians of interleaved rounds. fp16 is for GPUs and phones: on a CPU without it, it is computed in fp32
-between casts, and slower. int8 that loses too much, or is no faster here, is refused with exit code 9.
+Written by `python -m benchmarks.precision_study DATA --write docs/precision.md`, on trained networks and the test
+images of their runs, two shared CPU cores. Labels kept and AUC are the verdict's. Images a second are of a folder, file
+to answer, two images at once, medians of interleaved rounds. fp16 is for GPUs and phones: a CPU without it computes in
+fp32 between casts, and is slower. int8 that loses too much, or is no faster here, is refused with exit code 9.
 
 | network | precision | verdict | images/s | times fp32 | MB |
 |---|---|---|---|---|---|
@@ -88,7 +89,7 @@ def main() -> None:
 def rows_of(network: str, checkpoint: Path, data: Path) -> list[Row]:
     """Return what becomes of a checkpoint."""
     source = read_checkpoint(checkpoint)
-    images = images_of_splits(checkpoint.with_name("splits.csv"), data, source.spec, print)
+    images = images_of_splits(checkpoint.with_name("splits.csv"), data, source.spec, tell)
     with tempfile.TemporaryDirectory() as place:
         plain = built(source, images, "fp32", Path(place))
         return [row_of(network, source, images, precision, Path(place), plain) for precision in PRECISIONS]

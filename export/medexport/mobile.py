@@ -42,7 +42,7 @@ def write_ort(model: Path, path: Path) -> None:
             onnxruntime.InferenceSession(
                 str(model), options, providers=["CPUExecutionProvider"], disabled_optimizers=NOT_PORTABLE
             )
-        except Exception as error:  # onnxruntime's exceptions share no other base
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no other base
             raise ModelError(f"onnxruntime cannot write it as .ort: {error}") from None
         report = verify(load(draft, "cpu"))
         if not report.passes:

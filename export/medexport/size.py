@@ -12,7 +12,7 @@ from medinfer.spec import InputSpec, NetworkSize
 def network_size(classifier: nn.Module, spec: InputSpec) -> NetworkSize:
     """Count a classifier's parameters, and its multiply-accumulates for one image of the contract's size.
 
-    Multiplications of matrices and convolutions count, as everybody counts them; what is done for each element does not.
+    Multiplications of matrices and convolutions count, as everybody counts them; work on single elements does not.
     """
     image = torch.zeros(1, spec.channels, spec.height, spec.width)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
