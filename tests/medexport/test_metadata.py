@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import click
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -13,10 +14,16 @@ import medinfer
 from medexport.build import build_all, build_file
 from medexport.cli import cli
 from medexport.metadata import keys
+from medexport.mobile import write_ort
 from medexport.reference import images_of
 from medexport.sidecars import Sidecars
-from medinfer.errors import UsageError
+from medexport.size import network_size
+from medexport.stamp import stamp
+from medinfer.cli import cli as medinfer_cli
+from medinfer.errors import DisagreementError, ModelError, UsageError
 from medinfer.spec import Crop, CropFit, Graph, InputSpec, Pad, PadFit
+from medtrain.network import build_network, network_config
+from medtrain.recipe import Network
 
 
 def props(path):
@@ -84,6 +91,48 @@ def test_a_viewer_shows_what_a_person_needs(exported):
 
 def write(source, path, *, graph=None, **wanted):
     build_all(source, path, Sidecars(**wanted), graph=graph or Graph(), images=images_of(None))
+
+
+@pytest.mark.parametrize("graph", [Graph(), Graph(batch=2, precision="fp16")], ids=str)
+def test_an_ort_file_is_the_same_model_with_its_contract(source, tmp_path, picture, graph):
+    write(source, tmp_path / "model.onnx", graph=graph, ort=True)
+    assert (tmp_path / "model.ort").read_bytes()[4:8] == b"ORTM"
+    plain, ort = (medinfer.load(tmp_path / name, "cpu") for name in ("model.onnx", "model.ort"))
+    assert ort.spec == plain.spec
+    assert medinfer.verify(ort).passes
+    images = [picture(60, 50, seed=i) for i in range(5)]
+    for one, other in zip(plain.predict_batch(images), ort.predict_batch(images), strict=True):
+        assert np.abs(one.scores - other.scores).max() < 1e-5
+
+
+def test_an_ort_file_that_answers_otherwise_is_not_written(exported, tmp_path):
+    spec = medinfer.load(exported, "cpu").spec
+    golden = tuple(replace(sample, logits=tuple(logit + 1 for logit in sample.logits)) for sample in spec.golden)
+    (tmp_path / "draft.onnx").write_bytes(stamp(onnx.load(exported), replace(spec, golden=golden)))
+    with pytest.raises(DisagreementError, match=r"\.ort file does not answer"):
+        write_ort(tmp_path / "draft.onnx", tmp_path / "m.ort")
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(ModelError, match=r"cannot write it as \.ort"):
+        write_ort(tmp_path / "bad.onnx", tmp_path / "m.ort")
+    assert not (tmp_path / "m.ort").exists()
+
+
+def test_the_contract_tells_how_large_the_network_is(exported, source):
+    size = medinfer.load(exported, "cpu").spec.size
+    assert size.parameters == sum(one.numel() for one in source.classifier.parameters())
+    told = CliRunner().invoke(medinfer_cli, ["info", str(exported)])
+    assert f"file: {exported}, {exported.stat().st_size / 1e6:.1f} MB" in told.output
+    assert f"parameters: {size.parameters}" in told.output
+    assert f"macs: {size.macs}" in told.output
+
+
+# He et al. 2016, Sandler et al. 2018, as torchvision lists them.
+@pytest.mark.parametrize(("arch", "parameters", "macs"), [("resnet18", 11.69, 1.814), ("mobilenet_v2", 3.50, 0.301)])
+def test_parameters_and_macs_are_those_that_everybody_tells(arch, parameters, macs):
+    size = InputSpec(height=224, width=224, mean=(0.0,) * 3, std=(1.0,) * 3)
+    found = network_size(build_network(network_config(Network(arch=arch), size, classes=1000)), size)
+    assert found.parameters / 1e6 == pytest.approx(parameters, abs=0.01)
+    assert found.macs / 1e9 == pytest.approx(macs, rel=0.005)
 
 
 def test_labels_and_a_triton_repository_are_written_from_the_contract(source, tmp_path):

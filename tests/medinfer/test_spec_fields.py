@@ -61,6 +61,7 @@ WHOLE = {
         },
     },
     "graph": {"input": "pixels", "batch": 1, "precision": "fp32", "extra_outputs": ["features", "ood_score"]},
+    "size": {"parameters": 11178051, "macs": 1824035328},
     "agreement": {
         "images": "data",
         "images_sha256": "ef",
@@ -180,9 +181,9 @@ def test_each_value_of_a_closed_field_is_accepted(path, value):
 
 
 def test_fields_that_only_an_export_knows_may_be_missing():
-    data = {key: value for key, value in WHOLE.items() if key not in ("graph", "agreement", "golden")}
+    data = {key: value for key, value in WHOLE.items() if key not in ("graph", "size", "agreement", "golden")}
     spec = load(data)
-    assert spec.graph is spec.agreement is spec.golden is None
+    assert spec.graph is spec.size is spec.agreement is spec.golden is None
     assert json.loads(spec.dumps()) == data
 
 
@@ -272,6 +273,9 @@ BAD = {
     "graph.precision": ["fp64", 32],
     "graph.extra_outputs": ["features", {}],
     "graph.extra_outputs[0]": [1],
+    "size": [1, []],
+    "size.parameters": ["1", 1.5],
+    "size.macs": ["1", 1.5],
     "agreement": ["ok", []],
     "agreement.images": ["real", 1],
     "agreement.images_sha256": [1],

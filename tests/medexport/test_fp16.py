@@ -1,0 +1,107 @@
+"""fp16: what is rounded, and how far that may lead."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+import medinfer
+from medexport.build import build_file
+from medexport.cli import cli
+from medexport.graph import to_onnx
+from medexport.precision import around, layers, to_fp16
+from medexport.source import Source
+from medexport.worth import Speed
+from medinfer.errors import DisagreementError
+from medinfer.spec import Graph
+
+INT8 = Graph(precision="int8")
+FASTER = Speed(ratio=2.0, low=1.9, plain_ms=10.0, quantised_ms=5.0)
+
+
+@pytest.fixture(scope="module")
+def fp16(source, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fp16") / "model.fp16.onnx"
+    build_file(source, path, graph=Graph(precision="fp16"))
+    return path
+
+
+def test_an_fp16_file_agrees_within_its_tolerance_and_is_half_the_size(source, exported, fp16):
+    agreement = medinfer.load(fp16, "cpu").spec.agreement
+    assert agreement.precision == "fp16"
+    assert agreement.differences.tolerance == 0.02
+    assert 1e-4 < agreement.differences.max_logit < 0.02
+    sizes = [sum(len(tensor.raw_data) for tensor in onnx.load(path).graph.initializer) for path in (fp16, exported)]
+    assert sizes[0] < 0.55 * sizes[1]
+    assert medinfer.verify(medinfer.load(fp16, "cpu")).passes
+
+
+def test_an_fp16_file_takes_and_gives_what_the_fp32_file_does(exported, fp16):
+    import onnxruntime
+
+    def ports(path):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return [(value.name, value.type, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
+
+    assert ports(fp16) == ports(exported)
+
+
+def test_only_the_network_is_in_fp16(fp16):
+    model = onnx.load(fp16)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    weighted = layers(model)
+    assert {kinds[node.input[1]] for node in weighted[:-1]} == {onnx.TensorProto.FLOAT16}
+    assert kinds[weighted[-1].input[1]] == onnx.TensorProto.FLOAT
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    outside = [node for node in model.graph.node if node.op_type in ("Mul", "Add") and node.name in around(model)]
+    assert outside
+    assert {types[node.output[0]] for node in outside} == {onnx.TensorProto.FLOAT}
+    # One cast into fp16, one out of it, and that of the pixels: nothing between two nodes in fp32 is rounded.
+    assert [node.op_type for node in model.graph.node].count("Cast") == 3
+
+
+@pytest.mark.parametrize("graph", [Graph(input="float"), Graph(batch=2), Graph(input="image", batch=1)], ids=str)
+def test_fp16_goes_with_every_input(make_source, spec, tmp_path, graph):
+    linear = make_source(spec=replace(spec, input=replace(spec.input, interpolation="linear")))
+    agreement = build_file(linear, tmp_path / "m.onnx", graph=replace(graph, precision="fp16")).agreement
+    assert agreement.precision == "fp16"
+
+
+def export(*words):
+    return CliRunner().invoke(cli, ["onnx", "ckpt.pt", *map(str, words)])
+
+
+def test_fp16_from_the_command_line(checkpoint):
+    done = export("--precision", "fp16")
+    assert done.exit_code == 0, done.output
+    assert (checkpoint / "ckpt.fp16.onnx").exists()
+
+
+def test_an_fp16_file_that_is_too_far_off_is_not_written(make_source, spec, tmp_path):
+    source = make_source()
+    loud = copy.deepcopy(source.classifier)
+    with torch.no_grad():
+        loud.head[1].weight.mul_(100)
+    with pytest.raises(DisagreementError, match=r"allowed 0\.02"):
+        build_file(Source(loud, source.spec), tmp_path / "m.onnx", graph=Graph(precision="fp16"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fp16_keeps_the_score_too(remembering, tmp_path):
+    spec = build_file(remembering, tmp_path / "m.onnx", graph=Graph(precision="fp16"))
+    assert 0 < spec.agreement.max_ood_score < 0.02
+
+
+def test_to_fp16_leaves_the_model_as_it_is(source):
+    plain = to_onnx(source.classifier, replace(source.spec, graph=Graph()))
+    before = plain.SerializeToString(deterministic=True)
+    to_fp16(plain)
+    assert plain.SerializeToString(deterministic=True) == before
