@@ -64,6 +64,8 @@ def test_the_network_is_in_int8_and_its_ends_and_surroundings_in_float(int8):
     for node in weights[1:]:
         assert node.op_type == "DequantizeLinear"
         assert kinds[node.input[0]] == onnx.TensorProto.INT8
+        levels = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[0])
+        assert np.abs(onnx.numpy_helper.to_array(levels).astype(int)).max() <= 64  # 255 x 64 x 2 still fits 16 bits
         scales = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
         assert len(onnx.numpy_helper.to_array(scales)) > 1  # one for each channel
     gemm = next(node for node in model.graph.node if "logits" in node.output)
