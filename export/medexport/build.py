@@ -135,7 +135,7 @@ def _extra_outputs(source: Source, graph: Graph) -> tuple[str, ...]:
 
 def _fp32(model: onnx.ModelProto, spec: ModelSpec, draft: Path) -> Path:
     """Write the fp32 file beside the int8 one, to be measured against."""
-    path = draft.with_name("fp32.onnx")
+    path = draft.with_name(f"fp32-{draft.name}")
     graph = replace(spec.graph or Graph(), precision="fp32")
     path.write_bytes(stamp(model, replace(spec, graph=graph)))
     return path

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from medinfer.spec import Agreement
 
 
+INT8_TAKES_DATA = (
+    "int8 takes the folder that was trained on (--data): it is calibrated on training images and judged on test "
+    "images, which the run's splits.csv tells apart."
+)
+
+
 class Count(click.ParamType[int | None]):
     """A number of images, or `all`."""
 
@@ -47,7 +53,16 @@ def cli(debug: bool) -> None:
 def _verdict_options(command: Any) -> Any:
     options = (
         click.option(
-            "--images", type=Count(), default=64, show_default=True, help="How many of those named; int8: all."
+            "--images",
+            type=Count(),
+            default=64,
+            show_default=True,
+            help="How many of the images named; of int8 always all test images.",
+        ),
+        click.option(
+            "--splits",
+            type=click.Path(path_type=Path),
+            help="For int8: the splits.csv of the training run; by default the one beside CHECKPOINT.",
         ),
         click.option("--bisect", is_flag=True, help="If they disagree, name the first node whose value differs."),
         click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON."),
@@ -94,11 +109,6 @@ def _foreign_options(command: Any) -> Any:
     help="What it computes in. fp16 (NAME.fp16.onnx) for GPUs; int8 (NAME.int8.onnx) for CPUs takes --data, the images "
     "that were trained on, and is written only if it keeps labels and AUC and is faster here; else exit code 9.",
 )
-@click.option(
-    "--splits",
-    type=click.Path(path_type=Path),
-    help="For int8: the splits.csv of the training run; by default the one beside CHECKPOINT.",
-)
 @click.option("--heatmap", is_flag=True, help="Have it give a map of where in the image each class's logit comes from.")
 @click.option("--labels", is_flag=True, help="Write the class names beside it: NAME.labels.txt.")
 @click.option("--ort", is_flag=True, help="Write NAME.ort beside it, for onnxruntime's small builds on phones.")
@@ -141,27 +151,19 @@ def onnx(
     start = time.monotonic()
     named = _check_source(checkpoint, weights, arch, spec, classes)
     output = _output(named, output, fed, precision)
-    _check_precision(precision, data, splits, hf)
+    _check_precision(precision, data, splits, hf, bisect=bisect)
     sidecars = Sidecars(labels=labels, ort=ort, triton=triton, hf=hf)
     for path in (output, *sidecars.paths(output)):
         refuse_existing(path, overwrite=overwrite)  # before any work is done
     _keep_inputs(output, named, spec)
     require_torch()
     from medexport.build import build_all
-    from medexport.reference import images_of
     from medinfer.progress import Progress
     from medinfer.spec import Graph
 
     source = _read(named, arch, spec, classes)
     sidecars.check(source.spec, output)
-    if precision == "int8":
-        from medexport.splits import images_of_splits
-
-        assert data is not None
-        say = (lambda text: None) if quiet else tell
-        reference: ReferenceImages = images_of_splits(splits or named.with_name("splits.csv"), data, source.spec, say)
-    else:
-        reference = images_of(data, images)
+    reference = _reference(precision, source, named, data, splits, images, quiet=quiet)
     if not quiet:
         tell(f"Exporting {named} to {output} ...")
     batch = static_batch or (1 if fed == "image" else None)
@@ -174,15 +176,37 @@ def onnx(
     _report(written.agreement, reference, as_json=as_json, quiet=quiet)
 
 
-def _check_precision(precision: str, data: Path | None, splits: Path | None, hf: Path | None) -> None:
+def _reference(
+    precision: str,
+    source: Source,
+    named: Path,
+    data: Path | None,
+    splits: Path | None,
+    images: int | None,
+    *,
+    quiet: bool,
+) -> ReferenceImages:
+    """Return what the verdict is given on: of int8 the test images of the run, of others those named."""
+    from medexport.reference import images_of
+
+    if precision != "int8":
+        return images_of(data, images)
+    from medexport.splits import images_of_splits
+
+    if data is None:
+        raise click.UsageError(INT8_TAKES_DATA)
+    say = (lambda text: None) if quiet else tell
+    return images_of_splits(splits or named.with_name("splits.csv"), data, source.spec, say)
+
+
+def _check_precision(precision: str, data: Path | None, splits: Path | None, hf: Path | None, *, bisect: bool) -> None:
     """Refuse options that do not go together."""
     if splits and precision != "int8":
         raise click.UsageError("--splits goes with --precision int8.")
     if precision == "int8" and data is None:
-        raise click.UsageError(
-            "--precision int8 takes --data, the folder that was trained on: it is calibrated on training images and "
-            "judged on test images, which the run's splits.csv tells apart."
-        )
+        raise click.UsageError(INT8_TAKES_DATA)
+    if bisect and precision in ("fp16", "int8"):
+        raise click.UsageError("--bisect holds each node to what fp32 rounds: leave it or --precision out.")
     if hf and precision != "fp32":
         raise click.UsageError("--hf holds an fp32 model: leave --precision out.")
 
@@ -248,6 +272,7 @@ def verify(
     model: Path,
     originals: tuple[Path, ...],
     images: int | None,
+    splits: Path | None,
     bisect: bool,
     as_json: bool,
     quiet: bool,
@@ -271,18 +296,21 @@ def verify(
     if words:
         raise click.UsageError(f"{words[0]}: one MODEL, one CHECKPOINT and one DATA are compared.")
     named = _check_source(checkpoint, weights, arch, spec, classes)
+    if model.suffix == ".ort":
+        raise click.UsageError(f"{model}: compare the .onnx that it was made of; medinfer verify replays its samples.")
     require_torch()
     from medexport.bisect import explained
-    from medexport.reference import images_of
     from medexport.verify import judge
     from medinfer.errors import DisagreementError
     from medinfer.model import load
     from medinfer.progress import Progress
 
-    source, reference = _read(named, arch, spec, classes), images_of(data, images)
+    opened, source = load(model, provider, tf32=tf32), _read(named, arch, spec, classes)
+    _check_precision(opened.precision, data, splits, None, bisect=bisect)
+    reference = _reference(opened.precision, source, named, data, splits, images, quiet=quiet)
     try:
         with Progress("Comparing", enabled=not quiet) as progress:
-            agreement = judge(source, load(model, provider, tf32=tf32), reference, progress)
+            agreement = judge(source, opened, reference, progress)
     except DisagreementError as error:
         raise explained(error, source, model, reference, bisect=bisect) from None
     _report(agreement, reference, as_json=as_json, quiet=quiet)

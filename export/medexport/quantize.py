@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ import onnx
 from medexport.precision import around, layers
 from medexport.source import Source
 from medexport.splits import SplitImages, tensors_of
-from medinfer.errors import UsageError
+from medinfer.errors import ModelError, UsageError
 from medinfer.graph import INPUTS, as_fed
 from medinfer.spec import Graph, ModelSpec, Quantization
 
@@ -55,7 +56,8 @@ def quantise(
         images: Those of the run's splits; `tell` hears of each candidate.
 
     Raises:
-        UsageError: There is no layer between the first and the last.
+        ModelError: onnxruntime cannot quantise the network.
+        UsageError: There is no layer between the first and the last, or a calibration image cannot be read.
     """
     feed = _Feed(spec)
     names = [node.name for node in layers(model)]
@@ -70,15 +72,21 @@ def quantise(
         _prepare(model, plain)
         means = _mean_inputs(model, feed, seen)
         for calibrator in get_args(Calibrator):
-            candidate = _static(plain, calibrator, {*around(model), *in_float}, _Reader(feed, seen))
+            try:
+                candidate = _static(plain, calibrator, {*around(model), *in_float}, _Reader(feed, seen))
+            except Exception as error:  # noqa: BLE001 - onnxruntime's quantiser raises whatever it meets
+                images.tell(f"int8, {calibrator}: onnxruntime cannot: {type(error).__name__}: {error}")
+                continue
             correct_biases(candidate, model, means)
             keep_pooling_in_float(candidate)
             logits = _logits(candidate, feed, chosen_on)
             distance = float(np.abs(logits - expected).mean())
             flips = np.count_nonzero(logits.argmax(axis=1) != expected.argmax(axis=1))
-            found.append((distance, calibrator, candidate))
+            found.append((distance if np.isfinite(distance) else math.inf, calibrator, candidate))
             told = f"{flips} of {len(logits)} validation labels change"
             images.tell(f"int8, {calibrator}: mean |dlogit| {distance:.3f}, {told}")
+    if not found:
+        raise ModelError("onnxruntime cannot quantise this network", hint="Export it in fp32.")
     _, calibrator, best = min(found, key=lambda one: one[0])
     digest = hashlib.sha256()
     for image in images.calibration:
@@ -89,7 +97,7 @@ def quantise(
 
 
 def keep_pooling_in_float(quantised: onnx.ModelProto) -> None:
-    """Have a pooling after the first layer computed as that is, in float.
+    """Have a pooling after the first layer that two nodes read (a ResNet's) computed as that layer is, in float.
 
     onnxruntime would move the rounding that follows before it, and pools integers fifteen times slower there: a third
     of resnet18. It cannot where two nodes read the pooling. So where two nodes read the rounded picture, each gets its
@@ -229,6 +237,8 @@ def _static(plain: Path, calibrator: Calibrator, in_float: set[str], reader: _Re
 def _mean_inputs(model: onnx.ModelProto, feed: _Feed, tensors: npt.NDArray[np.uint8]) -> dict[str, Array]:
     """Return the mean of each channel of what comes into each convolution, by its name."""
     convolutions = [node for node in layers(model) if node.op_type == "Conv"]
+    if not convolutions:
+        return {}
     watched = list(dict.fromkeys(node.input[0] for node in convolutions))
     opened = onnx.ModelProto()
     opened.CopyFrom(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medexport.reference import ReferenceImages
-from medinfer.errors import UsageError
+from medinfer.agreement import LEAST_JUDGED
+from medinfer.errors import ImageError, UsageError
 from medinfer.images import read_image
 from medinfer.intervals import known_patients
 from medinfer.labels import Labelled, read_rows
@@ -21,8 +22,6 @@ from medinfer.spec import InputSpec, ModelSpec
 
 # Enough for the ranges of activations, and few enough to take seconds.
 MOST_CALIBRATED = 256
-# One label of fewer is more than a hundredth: nothing could be told of a hundredth.
-LEAST_JUDGED = 50
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ def images_of_splits(
             hint = "int8 is calibrated on train, chosen on validation and judged on test."
             raise UsageError(f"{table}: {len(chosen[split])} {split} images; it takes {least}", hint=hint)
     found = {split: [_checked(row, root, table, spec) for row in chosen[split]] for split in chosen}
+    _insist_on_apart(found, table)
     return SplitImages(
         "data",
         [one.path for one in found["test"]],
@@ -90,13 +90,16 @@ def images_of_splits(
 
 
 def tensors_of(images: Iterable[Labelled], spec: InputSpec) -> npt.NDArray[np.uint8]:
-    """Return images as the contract prepares them, uint8 (n, H, W, C); raises ImageError."""
-    return np.stack([preprocess(read_image(one.path, spec), spec) for one in images])
+    """Return images as the contract prepares them, uint8 (n, H, W, C); raises UsageError."""
+    try:
+        return np.stack([preprocess(read_image(one.path, spec), spec) for one in images])
+    except ImageError as error:
+        raise UsageError(f"{error.message}: int8 cannot be calibrated on it", hint=error.hint) from None
 
 
 def balanced(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> list[dict[str, str]]:
     """Return as many rows of each class, spread evenly over its own; of a class with fewer all."""
-    most = MOST_CALIBRATED // len(classes)
+    most = max(1, MOST_CALIBRATED // len(classes))
     chosen = []
     for name in classes:
         own = [row for row in rows if row["label"] == name]
@@ -111,6 +114,18 @@ def _hash_of(rows: Iterable[dict[str, str]]) -> str:
     for row in rows:
         digest.update("\0".join((row["path"], row["label"], row["split"], row.get("sha256", ""), "")).encode())
     return digest.hexdigest()
+
+
+def _insist_on_apart(found: Mapping[str, Sequence[Labelled]], table: Path) -> None:
+    """Refuse a table that has one image in two splits, under one name or as two copies."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split, images in found.items():
+        for image in images:
+            content = hashlib.sha256(Path(image.path).read_bytes()).hexdigest()
+            other, name = seen.setdefault(content, (split, image.path))
+            if other != split:
+                hint = "What is calibrated on must not be judged on: train without the copies."
+                raise UsageError(f"{table}: {name} ({other}) and {image.path} ({split}) are one image", hint=hint)
 
 
 def _checked(row: dict[str, str], root: Path, table: Path, spec: ModelSpec) -> Labelled:

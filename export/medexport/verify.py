@@ -18,6 +18,7 @@ from medexport.precision import leading_to
 from medexport.reference import ReferenceImages
 from medexport.source import Source
 from medinfer.agreement import (
+    LEAST_JUDGED,
     LEAST_KEPT,
     LEAST_SPREAD,
     MOST_LOST,
@@ -29,7 +30,7 @@ from medinfer.agreement import (
     most_flips,
     softmax,
 )
-from medinfer.errors import DisagreementError, UsageError
+from medinfer.errors import DisagreementError, UsageError, VariantError
 from medinfer.golden import golden_images
 from medinfer.graph import HEATMAP
 from medinfer.model import Model
@@ -47,6 +48,7 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
 
     Raises:
         DisagreementError: They disagree, or the outputs vary too little to tell.
+        VariantError: An int8 file does not keep labels or AUC, or the images are too few to tell.
         CheckpointError: The source answers NaN or infinity.
         UsageError: None of the images can be read; drawn ones, for an int8 file.
     """
@@ -93,13 +95,17 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
 
 
 def _keeping(agreement: Agreement) -> Agreement:
-    """Hold an int8 file to its labels and its area under the ROC curves; raises DisagreementError."""
+    """Hold an int8 file to its labels and its area under the ROC curves; raises VariantError."""
     found, areas = agreement.differences, agreement.macro_auc
+    if areas is None or found.count < LEAST_JUDGED:
+        raise VariantError(
+            f"{found.count} images tell too little of an int8 file: it takes {LEAST_JUDGED}, labelled, of every class"
+        )
     lost = agreement.macro_auc_loss_interval
-    # Without an interval no draw tells a difference, and what there is is all there is.
-    worst = lost[1] if lost else areas.checkpoint - areas.file if areas else 0.0
-    if found.label_flips > most_flips(found.count) or worst >= MOST_LOST:
-        raise DisagreementError(f"the int8 file does not keep to the checkpoint: {as_kept(agreement)}")
+    # Without an interval nothing is known of chance: then nothing at all may be lost.
+    held = lost[1] < MOST_LOST if lost else areas.file >= areas.checkpoint
+    if found.label_flips > most_flips(found.count) or not held:
+        raise VariantError(f"the int8 file does not keep to the checkpoint: {as_kept(agreement)}")
     return agreement
 
 
@@ -181,17 +187,22 @@ def _insist_on_contract(wanted: ModelSpec, model: Model) -> None:
 
 
 def stored_precision(path: Path) -> str:
-    """Tell what a file computes its logits in, by most of the weights: fp32, fp16 or int8; some layers stay in float.
+    """Tell what a file computes in, by the weights of most layers but the first and the last: fp32, fp16 or int8.
 
-    Unused ones do not count: a looser rule is not to be had by a decoy.
+    Other tensors do not count: a looser rule is not to be had by a decoy.
     """
     graph = onnx.load(path).graph
-    used = {name for node in leading_to("logits", graph) for name in node.input}
-    sizes: Counter[int] = Counter()
-    for tensor in graph.initializer:
-        sizes[tensor.data_type] += math.prod(tensor.dims) if tensor.name in used and len(tensor.dims) >= 2 else 0
-    kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}
-    return max(kinds, key=lambda name: sizes[kinds[name]])
+    made = {name: node for node in graph.node for name in node.output}
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    found = []
+    for node in leading_to("logits", graph):
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            weights = node.input[1]
+            stored = made[weights].input[0] if weights in made else weights  # through a DequantizeLinear
+            found += [kinds[stored]] if stored in kinds else []
+    names = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.INT8: "int8"}
+    inner = Counter(names.get(kind, "fp32") for kind in found[1:-1] or found)
+    return inner.most_common(1)[0][0] if inner else "fp32"
 
 
 def _compared(source: Source, model: Model, answers: Answers) -> Comparison:

@@ -13,7 +13,7 @@ import numpy as np
 from medexport.source import Source
 from medexport.splits import SplitImages
 from medexport.verify import as_kept, judge
-from medinfer.errors import DisagreementError, VariantError
+from medinfer.errors import VariantError
 from medinfer.images import ImageSource
 from medinfer.model import load
 from medinfer.progress import Progress
@@ -61,7 +61,7 @@ def insist_on_worth(
         told = f"{speed}; {sizes[0]} -> {sizes[1]} MB"
         try:
             agreement = judge(source, second, images, progress)
-        except DisagreementError as error:
+        except VariantError as error:
             raise _not_worth(f"{error.message}; {told}") from None
     if speed.low <= 1:
         raise _not_worth(f"{told}; {as_kept(agreement)}")

@@ -30,6 +30,8 @@ TOLERANCES = {
 }
 # Of int8: the least share of labels kept, and what the 95 % interval of the loss of macro AUC must stay under.
 LEAST_KEPT, MOST_LOST = 0.99, 0.01
+# And the fewest images that it is judged on: of fewer than a hundred no label at all may change.
+LEAST_JUDGED = 50
 # The same from what the file itself answered at its export: other processors round some activations to the next level.
 REPLAYED = {**TOLERANCES, "int8": (5e-2, True)}
 

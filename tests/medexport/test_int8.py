@@ -293,7 +293,7 @@ def test_a_file_that_is_not_worth_it_ends_with_exit_code_9(run, checkpoint, monk
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--precision", "int8"], "takes --data"),
+        (["--precision", "int8"], "trained on (--data)"),
         (["--splits", "splits.csv"], "goes with --precision int8"),
         (["--precision", "fp16", "--hf", "hf"], "--hf holds an fp32 model"),
     ],
