@@ -19,7 +19,7 @@ from medexport import quantize, worth
 from medexport.build import build_file
 from medexport.cli import cli
 from medexport.graph import to_onnx
-from medexport.precision import layers
+from medexport.precision import layers, lowered
 from medexport.reference import images_of
 from medexport.source import Source
 from medexport.splits import balanced, tensors_of
@@ -195,6 +195,35 @@ def test_a_network_of_two_layers_is_refused(run, images):
         quantize.quantise(to_onnx(source.classifier, spec), spec, source, images)
 
 
+def test_a_calibration_that_fails_leaves_the_others(run, images, monkeypatch):
+    right = quantize._static
+
+    def only_entropy(plain, calibrator, *words):
+        if calibrator != "entropy":
+            raise KeyError("a tensor")
+        return right(plain, calibrator, *words)
+
+    source = run[0]
+    spec = replace(source.spec, graph=INT8)
+    model = to_onnx(source.classifier, spec)
+    monkeypatch.setattr(quantize, "_static", only_entropy)
+    assert quantize.quantise(model, spec, source, images)[1].calibrator == "entropy"
+    monkeypatch.setattr(quantize, "get_args", lambda _: ("minmax",))
+    with pytest.raises(ModelError, match="cannot quantise this network"):
+        quantize.quantise(model, spec, source, images)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+def test_a_large_head_does_not_hide_what_the_network_computes_in(run, images, tmp_path, minmax, kind):
+    """The last layer stays in float, and may have most of the weights."""
+    network = nn.Sequential(*[nn.Conv2d(3, 3, 3) for _ in range(3)], nn.Flatten(), nn.Linear(3 * 42 * 34, 3))
+    source = taught(network, run[0].spec)
+    spec = replace(source.spec, graph=Graph(precision=kind))
+    model, _ = lowered(to_onnx(source.classifier, spec), spec, source, images)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert stored_precision(tmp_path / "m.onnx") == kind
+
+
 # Worth shipping
 
 
@@ -280,6 +309,15 @@ def test_int8_from_the_command_line_takes_the_splits_beside_the_checkpoint(run, 
     assert "2.00 times as fast" in done.stderr
     assert (checkpoint / "ckpt.int8.onnx").exists()
     assert done.stdout == ""
+
+
+def test_an_int8_file_is_verified_on_the_test_images_of_its_run(run, checkpoint, int8):
+    done = CliRunner().invoke(cli, ["verify", str(int8), "ckpt.pt", str(run[1])])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"13[45] of 135 labels kept", done.stderr)
+    done = CliRunner().invoke(cli, ["verify", str(int8), "ckpt.pt"])
+    assert done.exit_code == 2
+    assert "trained on (--data)" in done.stderr
 
 
 def test_a_file_that_is_not_worth_it_ends_with_exit_code_9(run, checkpoint, monkeypatch, minmax):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import pytest
 
 import medinfer
 from medexport.build import build_file
 from medexport.reference import images_of
-from medexport.splits import balanced, images_of_splits
+from medexport.splits import balanced, images_of_splits, tensors_of
 from medexport.verify import judge
 from medexport.worth import Speed
-from medinfer.errors import UsageError
+from medinfer.errors import UsageError, VariantError
 from medinfer.labels import read_rows
 from medinfer.spec import Graph
 
@@ -85,8 +87,6 @@ def test_splits_that_are_not_those_of_the_training_are_refused(run, tmp_path, ch
 
 
 def test_an_image_that_was_changed_or_is_missing_is_refused(run, tmp_path):
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(run[1], data)
     first = data / splits(run[2])["test"][0]["path"]
@@ -105,6 +105,36 @@ def test_too_few_test_images_are_refused(run, tmp_path):
     spec = replace(run[0].spec, provenance=replace(run[0].spec.provenance, data_sha256=None))
     with pytest.raises(UsageError, match="49 test images; it takes 50"):
         images_of_splits(changed(run, tmp_path, shrink), run[1], spec)
+
+
+def test_an_image_in_two_splits_is_refused_under_another_name_too(run, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(run[1], data)
+    first, second = (splits(run[2])[name][0]["path"] for name in ("train", "test"))
+    shutil.copy(data / first, data / second)
+    spec = replace(run[0].spec, provenance=replace(run[0].spec.provenance, data_sha256=None))
+
+    def believe_the_copy(rows):
+        rows[:] = [{**row, "sha256": ""} for row in rows]
+
+    with pytest.raises(UsageError, match="are one image"):
+        images_of_splits(changed(run, tmp_path, believe_the_copy), data, spec)
+
+
+def test_an_image_that_cannot_be_read_is_refused_by_name(run, images, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(UsageError, match=r"broken\.png.*cannot be calibrated"):
+        tensors_of([images.calibration[0]._replace(path=str(tmp_path / "broken.png"))], run[0].spec.input)
+
+
+def test_images_without_labels_or_too_few_tell_nothing_of_int8(run, int8, picture, tmp_path):
+    for i in range(60):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), picture(48, 40, seed=i))
+    model = medinfer.load(int8, "cpu")
+    with pytest.raises(VariantError, match="60 images tell too little"):
+        judge(run[0], model, images_of(tmp_path, None))
+    with pytest.raises(VariantError, match="40 images tell too little"):
+        judge(run[0], model, images_of(run[1], 40))
 
 
 def test_int8_without_the_splits_is_refused_before_any_work(run, tmp_path):

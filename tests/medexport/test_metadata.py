@@ -126,8 +126,11 @@ def test_the_contract_tells_how_large_the_network_is(exported, source):
     assert f"macs: {size.macs}" in told.output
 
 
-# He et al. 2016, Sandler et al. 2018, as torchvision lists them.
-@pytest.mark.parametrize(("arch", "parameters", "macs"), [("resnet18", 11.69, 1.814), ("mobilenet_v2", 3.50, 0.301)])
+# As torchvision lists them.
+@pytest.mark.parametrize(
+    ("arch", "parameters", "macs"),
+    [("resnet18", 11.69, 1.814), ("mobilenet_v2", 3.50, 0.301), ("vit_b_16", 86.57, 17.56)],
+)
 def test_parameters_and_macs_are_those_that_everybody_tells(arch, parameters, macs):
     size = InputSpec(height=224, width=224, mean=(0.0,) * 3, std=(1.0,) * 3)
     found = network_size(build_network(network_config(Network(arch=arch), size, classes=1000)), size)
