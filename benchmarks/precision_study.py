@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,26 +74,27 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--build", type=Path, default=Path("build/reference"))
     parser.add_argument("--only", help="What the network's name begins with.", default="")
+    parser.add_argument("--precisions", help="fp16, int8 or, with a comma, both.", default=",".join(PRECISIONS))
     parser.add_argument("--write", type=Path, help="A Markdown file for the table.")
     options = parser.parse_args()
     text = HEADER
     for name, (run, folder) in RUNS.items():
         if not name.startswith(options.only):
             continue
-        for row in rows_of(name, options.build / run / "ckpt.pt", options.data / folder):
+        for row in rows_of(name, options.build / run / "ckpt.pt", options.data / folder, options.precisions.split(",")):
             print(row.as_markdown(), end="", flush=True)
             text += row.as_markdown()
     if options.write:
         options.write.write_text(text, encoding="utf-8")
 
 
-def rows_of(network: str, checkpoint: Path, data: Path) -> list[Row]:
+def rows_of(network: str, checkpoint: Path, data: Path, precisions: Sequence[str]) -> list[Row]:
     """Return what becomes of a checkpoint."""
     source = read_checkpoint(checkpoint)
     images = images_of_splits(checkpoint.with_name("splits.csv"), data, source.spec, tell)
     with tempfile.TemporaryDirectory() as place:
         plain = built(source, images, "fp32", Path(place))
-        return [row_of(network, source, images, precision, Path(place), plain) for precision in PRECISIONS]
+        return [row_of(network, source, images, precision, Path(place), plain) for precision in precisions]
 
 
 def row_of(network: str, source: Source, images: SplitImages, precision: str, place: Path, plain: Path) -> Row:

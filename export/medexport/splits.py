@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,13 @@ def images_of_splits(
     root = data if data.is_dir() else data.parent
     chosen = {split: [row for row in rows if row["split"] == split] for split in ("train", "validation", "test")}
     chosen["train"] = balanced(chosen["train"], spec.classes)
-    for split, least in (("train", 1), ("validation", 1), ("test", LEAST_JUDGED)):
-        if len(chosen[split]) < least:
-            hint = "int8 is calibrated on train, chosen on validation and judged on test."
-            raise UsageError(f"{table}: {len(chosen[split])} {split} images; it takes {least}", hint=hint)
     found = {split: [_checked(row, root, table, spec) for row in chosen[split]] for split in chosen}
-    _insist_on_apart(found, table)
+    found["validation"] = _without_copies(found["validation"], found["test"])
+    found["train"] = _without_copies(found["train"], [*found["validation"], *found["test"]])
+    for split, least in (("train", 1), ("validation", 1), ("test", LEAST_JUDGED)):
+        if len(found[split]) < least:
+            hint = "int8 is calibrated on train, chosen on validation and judged on test."
+            raise UsageError(f"{table}: {len(found[split])} {split} images; it takes {least}", hint=hint)
     return SplitImages(
         "data",
         [one.path for one in found["test"]],
@@ -91,10 +92,14 @@ def images_of_splits(
 
 def tensors_of(images: Iterable[Labelled], spec: InputSpec) -> npt.NDArray[np.uint8]:
     """Return images as the contract prepares them, uint8 (n, H, W, C); raises UsageError."""
+    return np.stack([_tensor(image.path, spec) for image in images])
+
+
+def _tensor(path: str, spec: InputSpec) -> npt.NDArray[np.uint8]:
     try:
-        return np.stack([preprocess(read_image(one.path, spec), spec) for one in images])
+        return preprocess(read_image(path, spec), spec)
     except ImageError as error:
-        raise UsageError(f"{error.message}: int8 cannot be calibrated on it", hint=error.hint) from None
+        raise UsageError(f"{path}: int8 cannot be calibrated on it: {error.message}", hint=error.hint) from None
 
 
 def balanced(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> list[dict[str, str]]:
@@ -116,16 +121,15 @@ def _hash_of(rows: Iterable[dict[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def _insist_on_apart(found: Mapping[str, Sequence[Labelled]], table: Path) -> None:
-    """Refuse a table that has one image in two splits, under one name or as two copies."""
-    seen: dict[str, tuple[str, str]] = {}
-    for split, images in found.items():
-        for image in images:
-            content = hashlib.sha256(Path(image.path).read_bytes()).hexdigest()
-            other, name = seen.setdefault(content, (split, image.path))
-            if other != split:
-                hint = "What is calibrated on must not be judged on: train without the copies."
-                raise UsageError(f"{table}: {name} ({other}) and {image.path} ({split}) are one image", hint=hint)
+def _without_copies(images: Sequence[Labelled], others: Iterable[Labelled]) -> list[Labelled]:
+    """Leave out images whose bytes are also among others: a random split may have put copies on both sides."""
+    known = {_sha256(image.path) for image in others}
+    return [image for image in images if _sha256(image.path) not in known]
+
+
+def _sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked(row: dict[str, str], root: Path, table: Path, spec: ModelSpec) -> Labelled:
@@ -133,8 +137,7 @@ def _checked(row: dict[str, str], root: Path, table: Path, spec: ModelSpec) -> L
     if row["label"] not in spec.classes:
         raise UsageError(f"{table}: {row['label']!r} is not one of the classes {', '.join(spec.classes)}")
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = _sha256(str(path))
     except OSError as error:
         hint = "--data names the folder that was trained on."
         raise UsageError(f"{path}: {error.strerror or error}", hint=hint) from None

@@ -107,23 +107,26 @@ def test_too_few_test_images_are_refused(run, tmp_path):
         images_of_splits(changed(run, tmp_path, shrink), run[1], spec)
 
 
-def test_an_image_in_two_splits_is_refused_under_another_name_too(run, tmp_path):
+def test_copies_of_what_is_judged_on_are_not_calibrated_on(run, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(run[1], data)
-    first, second = (splits(run[2])[name][0]["path"] for name in ("train", "test"))
-    shutil.copy(data / first, data / second)
+    first, second, third = (splits(run[2])[name][0]["path"] for name in ("train", "validation", "test"))
+    for path in (first, second):
+        shutil.copy(data / third, data / path)
     spec = replace(run[0].spec, provenance=replace(run[0].spec.provenance, data_sha256=None))
 
-    def believe_the_copy(rows):
+    def believe_the_copies(rows):
         rows[:] = [{**row, "sha256": ""} for row in rows]
 
-    with pytest.raises(UsageError, match="are one image"):
-        images_of_splits(changed(run, tmp_path, believe_the_copy), data, spec)
+    found = images_of_splits(changed(run, tmp_path, believe_the_copies), data, spec)
+    assert str(data / third) in {one.path for one in found.test}
+    assert str(data / first) not in {one.path for one in found.calibration}
+    assert str(data / second) not in {one.path for one in found.validation}
 
 
 def test_an_image_that_cannot_be_read_is_refused_by_name(run, images, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"broken\.png.*cannot be calibrated"):
+    with pytest.raises(UsageError, match=r"broken\.png: int8 cannot be calibrated"):
         tensors_of([images.calibration[0]._replace(path=str(tmp_path / "broken.png"))], run[0].spec.input)
 
 
