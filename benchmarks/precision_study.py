@@ -65,7 +65,8 @@ class Row:
             "-" if value is None else f"{value:.{digits}f}"
             for value, digits in ((self.rate, 1), (self.ratio, 2), (self.megabytes, 1))
         )
-        return f"| {self.network} | {self.precision} | {self.verdict} | {rate} | {ratio} | {size} |\n"
+        verdict = self.verdict.replace("|", "\\|")
+        return f"| {self.network} | {self.precision} | {verdict} | {rate} | {ratio} | {size} |\n"
 
 
 def main() -> None:
