@@ -141,13 +141,13 @@ def resizing(tmp_path):
     """Path of a file that takes images of any size, as `medexport onnx --input image` writes it."""
     torch = pytest.importorskip("torch")
     from medexport.build import build_file
-    from medexport.source import Source
+    from medexport.source import from_module
     from medinfer.spec import Graph, ModelSpec
 
     torch.manual_seed(0)
     layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 24 * 29, 3))
     spec = ModelSpec(name="whole", classes=("a", "b", "c"), task="multiclass", input=spec_of(min_side=7))
-    build_file(Source(layers.eval(), spec), tmp_path / "m.image.onnx", graph=Graph(input="image", batch=1))
+    build_file(from_module(layers.eval(), spec), tmp_path / "m.image.onnx", graph=Graph(input="image", batch=1))
     return tmp_path / "m.image.onnx"
 
 

@@ -125,6 +125,7 @@ def test_an_int8_file_that_answers_otherwise_on_this_machine_is_told(int8, tmp_p
         medinfer.verify(model)
 
 
+@pytest.mark.slow
 def test_correcting_the_biases_brings_the_means_back(run, images, monkeypatch, minmax):
     """What rounding the weights adds to each channel on average, with and without."""
     source = run[0]
@@ -195,6 +196,7 @@ def test_a_network_of_two_layers_is_refused(run, images):
         quantize.quantise(to_onnx(source.classifier, spec), spec, source, images)
 
 
+@pytest.mark.slow
 def test_a_calibration_that_fails_leaves_the_others(run, images, monkeypatch):
     right = quantize._static
 
