@@ -21,15 +21,14 @@ import torch
 from benchmarks.untrained import SPREAD, classifier
 from medexport.build import build_file
 from medexport.graph import Deployable
-from medexport.reference import ReferenceImages, images_of
+from medexport.reference import images_of
 from medexport.source import Source
 from medexport.verify import BATCHES
 from medinfer.agreement import compare
-from medinfer.errors import DisagreementError
 from medinfer.images import ImageSource, read_image
 from medinfer.model import Model, load
 from medinfer.pixels import preprocess
-from medinfer.spec import Graph, InputSpec, ModelSpec
+from medinfer.spec import InputSpec, ModelSpec
 
 NETWORKS = [
     "resnet18",
@@ -55,6 +54,8 @@ NETWORKS = [
 REMARKS = """
 DenseNet keeps 62 BatchNorms: they follow a concatenation, and no convolution before them could take them up. vit_b_16
 asks for the size of the batch once, to repeat its class token; nothing else computes a shape.
+
+[precision.md](precision.md) has trained networks in fp16 and int8.
 """
 SIDE, IMAGES = 224, 32
 CLASSES = ("a", "b", "c", "d")
@@ -102,7 +103,6 @@ def measure(arch: str, images: Sequence[ImageSource], out: Path, data: Path | No
         found = compare(wanted, logits, np.stack([one.scores for one in seen]))
         batches[size] = {"difference": found.max_difference, "flips": len(found.flips), "ties": len(found.ties)}
     measured = {
-        "fp16": in_fp16(source, out / f"{arch}.fp16.onnx", images_of(data, IMAGES)),
         "arch": arch,
         "before": before,
         "after": count_nodes(model),
@@ -113,19 +113,6 @@ def measure(arch: str, images: Sequence[ImageSource], out: Path, data: Path | No
     }
     path.unlink()
     return measured
-
-
-def in_fp16(source: Source, path: Path, images: ReferenceImages) -> dict:
-    """Return the verdict on the same network in fp16."""
-    try:
-        agreement = build_file(source, path, graph=Graph(precision="fp16"), images=images, overwrite=True).agreement
-        megabytes = path.stat().st_size / 1e6
-        path.unlink()
-    except DisagreementError as error:
-        return {"refused": error.message}
-    assert agreement is not None
-    found = agreement.differences
-    return {"difference": found.max_logit, "flips": found.label_flips, "ties": len(found.ties), "megabytes": megabytes}
 
 
 def nodes_before(source: Source) -> int:
@@ -159,8 +146,7 @@ def line(row: dict) -> str:
     flips = sum(batch["flips"] for batch in row["batches"].values())
     return (
         f"{row['arch']:20} nodes {row['before']:4} -> {row['after']:4}  max |dlogit| {worst:.1e} "
-        f"(allowed {row['tolerance']:.1e})  {flips} flips  {row['megabytes']:.1f} MB  {row['seconds']:.0f} s  "
-        f"fp16 {row['fp16']}"
+        f"(allowed {row['tolerance']:.1e})  {flips} flips  {row['megabytes']:.1f} MB  {row['seconds']:.0f} s"
     )
 
 
@@ -173,12 +159,10 @@ Written by `python -m benchmarks.export_matrix DATA/brain-tumor-mri --write docs
 {len(CLASSES)} classes, {IMAGES} real images, two shared CPU cores. Nodes: what torch's exporter writes left to itself,
 and what is in our file. In each batch: the largest difference of a logit from torch's in fp32, and label flips. The
 logits spread over {SPREAD:.0f}, so {SPREAD * 1e-4:.0e} is allowed. Seconds: the whole export, with the verdict on
-{IMAGES} images and the patterns. fp16: the same of that file over all batches, and its MB; 2e-2 is allowed. The weights
-are random, with BatchNorm statistics of the images and the patterns; [precision.md](precision.md) has int8 and fp16 of
-trained networks.
+{IMAGES} images and the patterns. The weights are random, with BatchNorm statistics of the images and the patterns.
 
-| network | nodes |{sizes} MB | seconds | fp16 | MB |
-|---|---|{"---|" * len(BATCHES)}---|---|---|---|
+| network | nodes |{sizes} MB | seconds |
+|---|---|{"---|" * len(BATCHES)}---|---|
 """
     return text + "".join(_markdown(row) for row in rows) + REMARKS
 
@@ -186,11 +170,7 @@ trained networks.
 def _markdown(row: dict) -> str:
     cells = "".join(f" {batch['difference']:.1e}, {batch['flips']} |" for batch in row["batches"].values())
     nodes = f"{row['before']} -> {row['after']}"
-    half = row["fp16"]
-    told = "refused | -"
-    if "refused" not in half:
-        told = f"{half['difference']:.1e}, {half['flips']} | {half['megabytes']:.1f}"
-    return f"| {row['arch']} | {nodes} |{cells} {row['megabytes']:.1f} | {row['seconds']:.0f} | {told} |\n"
+    return f"| {row['arch']} | {nodes} |{cells} {row['megabytes']:.1f} | {row['seconds']:.0f} |\n"
 
 
 if __name__ == "__main__":

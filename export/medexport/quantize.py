@@ -26,7 +26,7 @@ import numpy.typing as npt
 import onnx
 
 from medexport.precision import around, layers
-from medexport.source import Source
+from medexport.source import Source, sha256
 from medexport.splits import SplitImages, tensors_of
 from medinfer.errors import ModelError, UsageError
 from medinfer.graph import INPUTS, as_fed
@@ -90,7 +90,7 @@ def quantise(
     _, calibrator, best = min(found, key=lambda one: one[0])
     digest = hashlib.sha256()
     for image in images.calibration:
-        digest.update(hashlib.sha256(Path(image.path).read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256(image.path)))
     return best, Quantization(
         calibrator=calibrator, images=len(seen), images_sha256=digest.hexdigest(), in_float=in_float
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from medexport.reference import ReferenceImages
+from medexport.source import sha256
 from medinfer.agreement import LEAST_JUDGED
-from medinfer.errors import ImageError, UsageError
+from medinfer.errors import CheckpointError, ImageError, UsageError
 from medinfer.images import read_image
 from medinfer.intervals import known_patients
 from medinfer.labels import Labelled, read_rows
 from medinfer.pixels import preprocess
 from medinfer.spec import InputSpec, ModelSpec
+from medtrain.dataset import hash_of
 
 # Enough for the ranges of activations, and few enough to take seconds.
 MOST_CALIBRATED = 256
@@ -67,15 +68,19 @@ def images_of_splits(
     """
     rows = [row for _, row in read_rows(table, ("path", "label", "split"))]
     wanted = spec.provenance.data_sha256
-    if wanted and _hash_of(rows) != wanted:
+    if wanted and hash_of((row["path"], row["label"], row["split"], row.get("sha256", "")) for row in rows) != wanted:
         hint = "Name the splits.csv of the same run by --splits: calibrating on test images would flatter the verdict."
         raise UsageError(f"{table}: not the images and splits that this checkpoint was trained on", hint=hint)
     root = data if data.is_dir() else data.parent
     chosen = {split: [row for row in rows if row["split"] == split] for split in ("train", "validation", "test")}
     chosen["train"] = balanced(chosen["train"], spec.classes)
-    found = {split: [_checked(row, root, table, spec) for row in chosen[split]] for split in chosen}
-    found["validation"] = _without_copies(found["validation"], found["test"])
-    found["train"] = _without_copies(found["train"], [*found["validation"], *found["test"]])
+    found: dict[str, list[Labelled]] = {}
+    known: set[str] = set()
+    for split in ("test", "validation", "train"):
+        checked = [_checked(row, root, table, spec) for row in chosen[split]]
+        # A random split may have put copies of an image on both sides.
+        found[split] = [image for image, digest in checked if digest not in known]
+        known |= {digest for _, digest in checked}
     for split, least in (("train", 1), ("validation", 1), ("test", LEAST_JUDGED)):
         if len(found[split]) < least:
             hint = "int8 is calibrated on train, chosen on validation and judged on test."
@@ -113,34 +118,15 @@ def balanced(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> list[dic
     return chosen
 
 
-def _hash_of(rows: Iterable[dict[str, str]]) -> str:
-    """Return the hash that training puts into the contract: over name, label, split and content of every image."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update("\0".join((row["path"], row["label"], row["split"], row.get("sha256", ""), "")).encode())
-    return digest.hexdigest()
-
-
-def _without_copies(images: Sequence[Labelled], others: Iterable[Labelled]) -> list[Labelled]:
-    """Leave out images whose bytes are also among others: a random split may have put copies on both sides."""
-    known = {_sha256(image.path) for image in others}
-    return [image for image in images if _sha256(image.path) not in known]
-
-
-def _sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _checked(row: dict[str, str], root: Path, table: Path, spec: ModelSpec) -> Labelled:
+def _checked(row: dict[str, str], root: Path, table: Path, spec: ModelSpec) -> tuple[Labelled, str]:
+    """Return an image, which is the one that was trained with, and its hash."""
     path = root / row["path"]
     if row["label"] not in spec.classes:
         raise UsageError(f"{table}: {row['label']!r} is not one of the classes {', '.join(spec.classes)}")
     try:
-        found = _sha256(str(path))
-    except OSError as error:
-        hint = "--data names the folder that was trained on."
-        raise UsageError(f"{path}: {error.strerror or error}", hint=hint) from None
+        found = sha256(path)
+    except CheckpointError as error:
+        raise UsageError(error.message, hint="--data names the folder that was trained on.") from None
     if row.get("sha256") and found != row["sha256"]:
         raise UsageError(f"{path}: not the image that was trained with", hint=f"Its sha256 is not that in {table}.")
-    return Labelled(str(path), row["label"], row.get("patient") or None)
+    return Labelled(str(path), row["label"], row.get("patient") or None), found

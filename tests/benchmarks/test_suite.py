@@ -17,6 +17,7 @@ from benchmarks.__main__ import cli
 from benchmarks.compare import changes, interval
 from benchmarks.entries import ENTRIES, Entry
 from benchmarks.figures import figures, percentile
+from benchmarks.process import ContestantError, run
 from benchmarks.report import markdown, write
 from benchmarks.settings import Setting, Settings, Subject, combinations, load
 from benchmarks.subjects import Prepared
@@ -305,3 +306,11 @@ def test_an_untrained_subject_has_every_form(tmp_path, monkeypatch):
     model = medinfer.load(prepared.form("pixels"), "cpu")
     logits = [list(one.logits.values()) for one in model.predict_batch(prepared.images)]
     assert verdict(prepared, np.float32(logits), "logits", "fp32")["agrees"]
+
+
+def test_a_contestant_that_fails_tells_its_reason_and_none_of_this_machines_folders(tmp_path):
+    script = tmp_path / "failing.py"
+    script.write_text("raise ValueError('no such provider')")
+    with pytest.raises(ContestantError, match=r"failing\.py: ended with 1: ValueError: no such provider$") as caught:
+        run(Path(sys.executable), script, {})
+    assert str(tmp_path) not in caught.value.message

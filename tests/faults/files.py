@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 Pixels = npt.NDArray[Any]
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -135,8 +136,20 @@ def _directory(entries: dict[int, list[int]], order: str, beyond: int) -> bytes:
     return directory + b"\0\0\0\0" + rest
 
 
-def dicom(pixels: Pixels, *, syntax: str = ExplicitVRLittleEndian, fragment: bytes | None = None, **tags: Any) -> bytes:
-    """Return a DICOM file; `fragment` is the codestream that stands for the pixels, a tag of None is left out."""
+def dicom(
+    pixels: Pixels,
+    *,
+    syntax: str = ExplicitVRLittleEndian,
+    fragment: bytes | None = None,
+    encapsulated: bytes | None = None,
+    empty: Collection[str] = (),
+    **tags: Any,
+) -> bytes:
+    """Return a DICOM file: tags by keyword, those of None left out, those in `empty` there without a value.
+
+    `fragment` is the codestream that stands for the pixels, or `encapsulated` all of their element.
+    """
+    syntax = UID(syntax)
     dataset = Dataset()
     color = pixels.ndim > 2 and pixels.shape[-1] == 3
     dataset.SamplesPerPixel = 3 if color else 1
@@ -145,17 +158,22 @@ def dicom(pixels: Pixels, *, syntax: str = ExplicitVRLittleEndian, fragment: byt
         dataset.PlanarConfiguration = 0
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+    dataset.HighBit = tags.get("BitsStored", dataset.BitsStored) - 1
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    dataset.PixelData = pixels.tobytes() if fragment is None else encapsulate([fragment])
+    if fragment is not None:
+        encapsulated = encapsulate([fragment])
+    native = pixels.astype(pixels.dtype.newbyteorder("<" if syntax.is_little_endian else ">")).tobytes()
+    dataset.PixelData = (native + b"\0" * (len(native) % 2)) if encapsulated is None else encapsulated
     for name, value in tags.items():
         if value is not None:
             setattr(dataset, name, value)
         elif name in dataset:
             delattr(dataset, name)
-    dataset.HighBit = dataset.BitsStored - 1
+    for name in empty:
+        setattr(dataset, name, None)
     if "PixelData" in dataset:
-        dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
-        dataset["PixelData"].is_undefined_length = fragment is not None
+        dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 and encapsulated is None else "OB"
+        dataset["PixelData"].is_undefined_length = encapsulated is not None
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage

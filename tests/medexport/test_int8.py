@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+import medexport
 import medinfer
 from medexport import quantize, worth
 from medexport.build import build_file
@@ -26,19 +27,11 @@ from medexport.splits import balanced, tensors_of
 from medexport.verify import judge, stored_precision
 from medexport.worth import Speed, compare_speed
 from medinfer.errors import ModelError, UsageError, VariantError
-from medinfer.labels import read_rows
 from medinfer.spec import Graph, ModelSpec
 from medtrain.network import Classifier
 
 INT8 = Graph(precision="int8")
 FASTER = Speed(ratio=2.0, low=1.9, plain_ms=10.0, quantised_ms=5.0)
-
-
-def splits(table):
-    return {
-        split: [row for _, row in read_rows(table, ("split",)) if row["split"] == split]
-        for split in ("train", "validation", "test")
-    }
 
 
 # int8
@@ -78,15 +71,14 @@ def test_the_network_is_in_int8_and_its_ends_and_surroundings_in_float(int8):
     assert model.ir_version == 8
 
 
-def test_the_file_says_which_training_images_it_was_calibrated_on(run, int8):
-    _, data, table = run
-    rows = splits(table)["train"]
+def test_the_file_says_which_training_images_it_was_calibrated_on(run, rows, int8):
+    training = balanced(rows["train"], ("a", "b", "c"))
     made = medinfer.load(int8, "cpu").spec.provenance.quantization
     digest = hashlib.sha256()
-    for row in balanced(rows, ("a", "b", "c")):
-        digest.update(hashlib.sha256((data / row["path"]).read_bytes()).digest())
+    for row in training:
+        digest.update(hashlib.sha256((run[1] / row["path"]).read_bytes()).digest())
     assert made.images_sha256 == digest.hexdigest()
-    assert made.images == len(balanced(rows, ("a", "b", "c")))
+    assert made.images == len(training)
     assert len(made.in_float) == 2
 
 
@@ -295,6 +287,16 @@ def test_the_lower_bound_is_that_of_the_sign_test():
     assert worth._lowest_rank(61) == 22
     assert worth._lowest_rank(9) == 1  # (Conover: ranks 2 and 8 of 9, 96.1 %)
     assert worth._lowest_rank(3) == 0
+
+
+def test_from_python_the_splits_are_named(run, tmp_path, fast, minmax):
+    source, data, table = run
+    words = {"data": data, "splits": table}
+    spec = medexport.export(source.classifier.network, source.spec, tmp_path / "m.onnx", graph=INT8, **words)
+    assert spec.agreement.precision == "int8"
+    assert spec.agreement.differences.count == 135
+    with pytest.raises(UsageError, match="splits goes with data"):
+        medexport.export(source.classifier.network, source.spec, tmp_path / "n.onnx", **words)
 
 
 # From the command line

@@ -17,22 +17,13 @@ from medexport.splits import balanced, images_of_splits, tensors_of
 from medexport.verify import judge
 from medexport.worth import Speed
 from medinfer.errors import UsageError, VariantError
-from medinfer.labels import read_rows
 from medinfer.spec import Graph
 
 INT8 = Graph(precision="int8")
 FASTER = Speed(ratio=2.0, low=1.9, plain_ms=10.0, quantised_ms=5.0)
 
 
-def splits(table):
-    return {
-        split: [row for _, row in read_rows(table, ("split",)) if row["split"] == split]
-        for split in ("train", "validation", "test")
-    }
-
-
-def test_no_image_is_calibrated_on_that_is_judged_on(run, images):
-    rows = splits(run[2])
+def test_no_image_is_calibrated_on_that_is_judged_on(run, rows, images):
     for name, found in (("train", images.calibration), ("validation", images.validation), ("test", images.test)):
         assert {one.path for one in found} <= {str(run[1] / row["path"]) for row in rows[name]}
     assert [str(one.path) for one in images.test] == images.images
@@ -86,10 +77,10 @@ def test_splits_that_are_not_those_of_the_training_are_refused(run, tmp_path, ch
         images_of_splits(changed(run, tmp_path, change), run[1], run[0].spec)
 
 
-def test_an_image_that_was_changed_or_is_missing_is_refused(run, tmp_path):
+def test_an_image_that_was_changed_or_is_missing_is_refused(run, rows, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(run[1], data)
-    first = data / splits(run[2])["test"][0]["path"]
+    first = data / rows["test"][0]["path"]
     first.write_bytes(first.read_bytes() + b" ")
     with pytest.raises(UsageError, match=f"{first.name}: not the image that was trained with"):
         images_of_splits(run[2], data, run[0].spec)
@@ -107,10 +98,10 @@ def test_too_few_test_images_are_refused(run, tmp_path):
         images_of_splits(changed(run, tmp_path, shrink), run[1], spec)
 
 
-def test_copies_of_what_is_judged_on_are_not_calibrated_on(run, tmp_path):
+def test_copies_of_what_is_judged_on_are_not_calibrated_on(run, rows, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(run[1], data)
-    first, second, third = (splits(run[2])[name][0]["path"] for name in ("train", "validation", "test"))
+    first, second, third = (rows[name][0]["path"] for name in ("train", "validation", "test"))
     for path in (first, second):
         shutil.copy(data / third, data / path)
     spec = replace(run[0].spec, provenance=replace(run[0].spec.provenance, data_sha256=None))

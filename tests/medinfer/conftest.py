@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from tests.faults import files
 
 from medinfer.errors import ImageError
 from medinfer.images import read_image
@@ -73,65 +74,20 @@ def _write_tiff(array, *, photometric=None, extra=None, order="<", **tags):
     return magic + struct.pack(order + "I", 8) + directory + b"\0\0\0\0" + long_values + pixels
 
 
-def _encode(image, kind, **options):
-    """Write an array, or a Pillow image, with Pillow; returns the file's bytes."""
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    if "orientation" in options:
-        exif = Image.Exif()
-        exif[0x0112] = options.pop("orientation")
-        options["exif"] = exif
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def _pillow(data, mode=None):
     """Decode with Pillow, upright, in a mode of its own (None: the file's)."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     return np.array(image.convert(mode) if mode else image)
 
 
-def _write_dicom(pixels, *, syntax="1.2.840.10008.1.2.1", fragment=None, encapsulated=None, **tags):
-    """Write a DICOM file with pydicom; tags by keyword, None for an empty element.
-
-    `fragment` is the compressed frame that stands for the pixels, or `encapsulated` all of their element.
-    """
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.encaps import encapsulate
-    from pydicom.uid import UID, SecondaryCaptureImageStorage
-
-    syntax = UID(syntax)
-    color = pixels.ndim > 2 and pixels.shape[-1] == 3
-    dataset = Dataset()
-    dataset.SamplesPerPixel = 3 if color else 1
-    dataset.PhotometricInterpretation = "RGB" if color else "MONOCHROME2"
-    if color:
-        dataset.PlanarConfiguration = 0
-    dataset.Rows, dataset.Columns = pixels.shape[:2]
-    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    dataset.HighBit = tags.get("BitsStored", dataset.BitsStored) - 1
-    if fragment is not None:
-        encapsulated = encapsulate([fragment])
-    order = "<" if syntax.is_little_endian else ">"
-    native = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    dataset.PixelData = (native + b"\0" * (len(native) % 2)) if encapsulated is None else encapsulated
-    dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 and encapsulated is None else "OB"
-    dataset["PixelData"].is_undefined_length = encapsulated is not None
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    file = io.BytesIO()
-    dataset.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+def _write_dicom(pixels, **words):
+    empty = [name for name, value in words.items() if value is None]
+    return files.dicom(pixels, empty=empty, **{name: value for name, value in words.items() if name not in empty})
 
 
 @pytest.fixture(scope="session")
 def write_dicom():
-    """A DICOM file of any array: `write_dicom(array, WindowCenter=40, WindowWidth=400)`."""
+    """A DICOM file of any array: `write_dicom(array, WindowCenter=40, WindowWidth=None)`; None is an empty element."""
     return _write_dicom
 
 
@@ -185,7 +141,7 @@ def write_tiff():
 @pytest.fixture(scope="session")
 def encode():
     """A file by Pillow: `encode(array, "JPEG", quality=90, orientation=6)`."""
-    return _encode
+    return files.encode
 
 
 @pytest.fixture(scope="session")

@@ -67,10 +67,8 @@ class Dataset:
     @property
     def sha256(self) -> str:
         """Hash over every sample's name, label, split and content."""
-        digest = hashlib.sha256()
-        for sample, facts in zip(self.samples, self.facts, strict=True):
-            digest.update("\0".join((sample.name, sample.label, sample.split, facts.sha256, "")).encode())
-        return digest.hexdigest()
+        pairs = zip(self.samples, self.facts, strict=True)
+        return hash_of((sample.name, sample.label, sample.split, facts.sha256) for sample, facts in pairs)
 
     @property
     def errors(self) -> list[Finding]:
@@ -153,6 +151,14 @@ def _remedy(dataset: Dataset) -> str:
         "missing-class": "Add images, or change data.validation and data.test.",
     }
     return " ".join(dict.fromkeys(remedies[finding.kind] for finding in dataset.errors))
+
+
+def hash_of(rows: Iterable[tuple[str, str, str, str]]) -> str:
+    """Return one hash over name, label, split and content's hash of every image, in the order of splits.csv."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update("\0".join((*row, "")).encode())
+    return digest.hexdigest()
 
 
 def write_splits(dataset: Dataset, path: Path) -> None:
