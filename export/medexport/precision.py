@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import onnx
-from onnx import TensorProto
 
 from medexport.reference import ReferenceImages
 from medexport.source import Source
@@ -14,9 +12,6 @@ from medexport.splits import SplitImages
 from medinfer.errors import UsageError
 from medinfer.graph import HEATMAP
 from medinfer.spec import Graph, ModelSpec
-
-# Layers that an fp16 file computes in fp32, beside the last; of a small network a quarter.
-FIRST_IN_FP32 = 3
 
 
 def check_precision(graph: Graph, images: ReferenceImages | None) -> None:
@@ -38,12 +33,14 @@ def lowered(
     Args:
         model: In fp32; it stays as it is.
         spec: Its contract; `graph.precision` is what is wanted.
-        source: The checkpoint, which an int8 file is chosen by.
-        images: For int8 those of the run's splits.
+        source: The checkpoint, whose logits a file is chosen by.
+        images: What the verdict will be given on; for int8 those of the run's splits.
     """
     precision = (spec.graph or Graph()).precision
     if precision == "fp16":
-        return to_fp16(model), spec
+        from medexport.half import nearest_fp16
+
+        return nearest_fp16(model, spec, source, images), spec
     if precision == "int8":
         from medexport.quantize import quantise
 
@@ -51,32 +48,6 @@ def lowered(
         model, made = quantise(model, spec, source, images)
         return model, replace(spec, provenance=replace(spec.provenance, quantization=made))
     return model, spec
-
-
-def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model whose network computes in fp16; inputs, outputs and what is around the network stay as they are.
-
-    Normalisation stays, for it subtracts numbers that may be near; so do the last layer, softmax and `ood_score`, which
-    cost nothing, and whose sums of squares could overflow. The first layers stay too: measured, what is rounded there
-    moves the logits most (by half to four fifths of the largest difference), and they have few weights.
-    """
-    from onnxruntime.quantization.onnx_model import ONNXModel
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    weighted = layers(model)
-    kept = min(FIRST_IN_FP32, len(weighted) // 4)
-    first = leading_to(weighted[kept].input[0], model.graph)
-    blocked = around(model) | {node.name for node in first} | {weighted[-1].name}
-    # ONNX's own lists of operators that have no fp16 are of old opsets.
-    converted: onnx.ModelProto = convert_float_to_float16(
-        copied, keep_io_types=True, op_block_list=[], node_block_list=sorted(blocked)
-    )
-    _skip_roundings(converted.graph)
-    ONNXModel(converted).topological_sort()
-    del converted.graph.value_info[:]
-    return converted
 
 
 def layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -107,28 +78,3 @@ def leading_to(value: str, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
             wanted |= set(node.input)
             found.append(node)
     return found[::-1]
-
-
-def _skip_roundings(graph: onnx.GraphProto) -> None:
-    """Take out casts that the converter puts in twice, and those to fp16 and back between two nodes in fp32."""
-    made: set[str] = set()
-    for node in list(graph.node):
-        if node.output[0] in made:
-            graph.node.remove(node)
-        made.add(node.output[0])
-    outputs = {value.name for value in graph.output}
-    for down, up in list(_round_trips(graph)):
-        kept, dropped = (up.output[0], down.input[0]) if up.output[0] in outputs else (down.input[0], up.output[0])
-        graph.node.remove(up)
-        for node in graph.node:
-            for names in (node.input, node.output):
-                names[:] = [kept if name == dropped else name for name in names]
-    used = {name for node in graph.node for name in node.input} | outputs
-    for node in [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in used]:
-        graph.node.remove(node)
-
-
-def _round_trips(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    casts = [node for node in graph.node if node.op_type == "Cast"]
-    down = {node.output[0]: node for node in casts if node.attribute[0].i == TensorProto.FLOAT16}
-    return ((down[node.input[0]], node) for node in casts if node.input[0] in down and node not in down.values())

@@ -28,9 +28,9 @@ import onnx
 from medexport.precision import around, layers
 from medexport.source import Source, sha256
 from medexport.splits import SplitImages, tensors_of
+from medexport.trial import Feed, logits_of, session_of
 from medinfer.errors import ModelError, UsageError
-from medinfer.graph import INPUTS, as_fed
-from medinfer.spec import Graph, ModelSpec, Quantization
+from medinfer.spec import ModelSpec, Quantization
 
 Array = npt.NDArray[Any]
 Calibrator = Literal["minmax", "percentile", "entropy"]
@@ -40,8 +40,6 @@ QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Sigmoid", "Relu", "Clip", 
 PERCENTILE = 99.99
 # Of the layers: what stays in float.
 ENDS = (0, -1)
-# Images whose activations are held at once.
-CHUNK = 4
 
 
 def quantise(
@@ -59,7 +57,7 @@ def quantise(
         ModelError: onnxruntime cannot quantise the network.
         UsageError: There is no layer between the first and the last, or a calibration image cannot be read.
     """
-    feed = _Feed(spec)
+    feed = Feed(spec)
     names = [node.name for node in layers(model)]
     if len(names) <= len(ENDS):
         raise UsageError(f"int8: the network has {len(names)} layers, and the first and the last stay in float")
@@ -79,7 +77,7 @@ def quantise(
                 continue
             correct_biases(candidate, model, means)
             keep_pooling_in_float(candidate)
-            logits = _logits(candidate, feed, chosen_on)
+            logits = logits_of(candidate, feed, chosen_on)
             distance = float(np.abs(logits - expected).mean())
             flips = np.count_nonzero(logits.argmax(axis=1) != expected.argmax(axis=1))
             found.append((distance if np.isfinite(distance) else math.inf, calibrator, candidate))
@@ -164,24 +162,10 @@ def correct_biases(quantised: onnx.ModelProto, plain: onnx.ModelProto, means: Ma
         stored.CopyFrom(onnx.numpy_helper.from_array(corrected, stored.name))
 
 
-class _Feed:
-    """What a graph is fed, in runs of as many images as it takes."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        graph = spec.graph or Graph()
-        self.kind, self.name = graph.input, INPUTS[graph.input]
-        self.size = graph.batch or CHUNK
-
-    def __call__(self, tensors: npt.NDArray[np.uint8]) -> Iterator[dict[str, Array]]:
-        """Yield runs; the last is filled up with the first images."""
-        for start in range(0, len(tensors), self.size):
-            yield {self.name: as_fed(tensors[np.arange(start, start + self.size) % len(tensors)], self.kind)}
-
-
 class _Reader:
     """What onnxruntime's calibration reads: runs by their number, so that it takes one at a time into memory."""
 
-    def __init__(self, feed: _Feed, tensors: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, feed: Feed, tensors: npt.NDArray[np.uint8]) -> None:
         self._runs = list(feed(tensors))
         self._next = iter(self._runs)
 
@@ -234,7 +218,7 @@ def _static(plain: Path, calibrator: Calibrator, in_float: set[str], reader: _Re
     return quantised
 
 
-def _mean_inputs(model: onnx.ModelProto, feed: _Feed, tensors: npt.NDArray[np.uint8]) -> dict[str, Array]:
+def _mean_inputs(model: onnx.ModelProto, feed: Feed, tensors: npt.NDArray[np.uint8]) -> dict[str, Array]:
     """Return the mean of each channel of what comes into each convolution, by its name."""
     convolutions = [node for node in layers(model) if node.op_type == "Conv"]
     if not convolutions:
@@ -244,7 +228,7 @@ def _mean_inputs(model: onnx.ModelProto, feed: _Feed, tensors: npt.NDArray[np.ui
     opened.CopyFrom(model)
     del opened.graph.output[:]
     opened.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in watched)
-    session = _session(opened)
+    session = session_of(opened)
     sums: list[Any] = [0.0] * len(watched)
     runs = 0
     for fed in feed(tensors):
@@ -252,20 +236,6 @@ def _mean_inputs(model: onnx.ModelProto, feed: _Feed, tensors: npt.NDArray[np.ui
         sums = [total + value.mean(axis=(0, 2, 3)) for total, value in zip(sums, session.run(None, fed), strict=True)]
     means = {name: total / runs for name, total in zip(watched, sums, strict=True)}
     return {node.name: means[node.input[0]] for node in convolutions}
-
-
-def _logits(model: onnx.ModelProto, feed: _Feed, tensors: npt.NDArray[np.uint8]) -> Array:
-    session = _session(model)
-    rows = np.concatenate([session.run(["logits"], fed)[0] for fed in feed(tensors)])
-    return np.asarray(rows[: len(tensors)])
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from medexport.battery import drawn_images
+from medexport.battery import drawn_images, patterns
 from medinfer.errors import UsageError
 from medinfer.golden import enlarged
 from medinfer.images import ImageSource
@@ -52,6 +52,11 @@ class ReferenceImages:
         image = self.images[position]
         name = class_of(image, self.folder, classes) if self.folder and isinstance(image, str) else None
         return None if name is None else classes.index(name)
+
+
+def fixed_patterns(spec: InputSpec) -> ReferenceImages:
+    """Return the patterns that every verdict is given on beside the images."""
+    return ReferenceImages("synthetic", list(patterns())).fitting(spec)
 
 
 def images_of(folder: str | os.PathLike[str] | None, count: int | None = DEFAULT_IMAGES) -> ReferenceImages:

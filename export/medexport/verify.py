@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 
 from medexport.answers import Answers, ask
-from medexport.battery import patterns
+from medexport.half import rounding
 from medexport.heatmap import heatmaps
 from medexport.precision import leading_to
-from medexport.reference import ReferenceImages
+from medexport.reference import ReferenceImages, fixed_patterns
 from medexport.source import Source
 from medinfer.agreement import (
     LEAST_JUDGED,
@@ -46,6 +46,9 @@ MOST_NAMED = 3
 def judge(source: Source, model: Model, reference: ReferenceImages, progress: Progress | None = None) -> Agreement:
     """Compare a model with its source on the images and on fixed patterns, in batches of 1, 2, 3, 7 and 16.
 
+    A file in fp16 is held twice on the CPU, which leaves its roundings out: as it runs there, and with every value
+    rounded as a processor with fp16 does. The worse of the two is returned.
+
     Raises:
         DisagreementError: They disagree, or the outputs vary too little to tell.
         VariantError: An int8 file does not keep labels or AUC, or the images are too few to tell.
@@ -53,15 +56,29 @@ def judge(source: Source, model: Model, reference: ReferenceImages, progress: Pr
         UsageError: None of the images can be read; drawn ones, for an int8 file.
     """
     _insist_on_contract(source.spec, model)
-    int8 = model.precision == "int8"
-    if int8 and reference.kind != "data":
+    if model.precision == "int8" and reference.kind != "data":
         hint = "Name some: they tell whether labels are kept."
         raise UsageError("an int8 file is judged on real images alone", hint=hint)
+    agreement = _judge(source, model, reference, progress)
+    if model.precision != "fp16" or model.provider != "cpu":
+        return agreement
+    try:
+        with rounding(model) as rounded:
+            other = _judge(source, rounded, reference, progress)
+    except DisagreementError as error:
+        hint = "Rounded so, as processors with fp16 do, it would answer otherwise: export it in fp32."
+        raise DisagreementError(f"with every value rounded to fp16, {error.message}", hint=hint) from None
+    return max(agreement, other, key=lambda one: one.differences.max_logit)
+
+
+def _judge(source: Source, model: Model, reference: ReferenceImages, progress: Progress | None) -> Agreement:
+    int8 = model.precision == "int8"
     batches = (model.spec.graph.batch,) if model.spec.graph and model.spec.graph.batch else BATCHES
     reference = reference.fitting(source.spec.input)
-    fixed = ReferenceImages("synthetic", list(patterns())).fitting(source.spec.input)
+    fixed = fixed_patterns(source.spec.input)
     progress = progress or Progress("", enabled=False)
-    progress.total = sum(len(images) + max(len(images), sum(batches)) for images in (reference.images, fixed.images))
+    steps = sum(len(images) + max(len(images), sum(batches)) for images in (reference.images, fixed.images))
+    progress.total = (progress.total or 0) + steps
     answers = ask(source, model, reference, batches, progress)
     battery = ask(source, model, fixed, batches, progress)
     found, stressed = _compared(source, model, answers), _compared(source, model, battery)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 import medinfer
+from medexport import half
 from medexport.build import build_file
 from medexport.cli import cli
 from medexport.graph import to_onnx
-from medexport.precision import around, layers, to_fp16
-from medexport.source import Source
+from medexport.half import as_rounded, nearest_fp16, to_fp16
+from medexport.precision import around, layers
+from medexport.reference import images_of
+from medexport.source import Source, from_module
+from medexport.trial import session_of
 from medexport.worth import Speed
 from medinfer.errors import DisagreementError
 from medinfer.spec import Graph
@@ -97,6 +103,67 @@ def test_an_fp16_file_that_is_too_far_off_is_not_written(make_source, spec, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def cancelling(spec):
+    """A network whose third layer subtracts large numbers that differ by little: rounded before it, they are alike."""
+    layers = [nn.Conv2d(3, 3, 1) for _ in range(13)]
+    layers[1], layers[2] = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1)
+    one = torch.eye(3)
+    with torch.no_grad():
+        for number, layer in enumerate(layers):
+            layer.weight[:, :, 0, 0] = one * (1 + number / 1000) if number not in (1, 2) else 0
+            layer.bias.zero_()
+        layers[1].weight[:, :, 0, 0] = torch.cat([1001 * one, 1000 * one])
+        layers[2].weight[:, :, 0, 0] = torch.cat([one, -one], dim=1)
+    head = nn.Linear(3, 3)
+    with torch.no_grad():
+        head.weight.copy_(one)
+    return from_module(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head), spec)
+
+
+def in_fp32(model):
+    """How many of the first layers have weights in fp32."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return [kinds[node.input[1]] for node in layers(model)].index(onnx.TensorProto.FLOAT16)
+
+
+def test_as_many_first_layers_stay_in_fp32_as_it_takes_and_no_more(source, spec, monkeypatch):
+    monkeypatch.setattr(half, "FIRST_IN_FP32", (1, 2, 3))
+    for wanted, found in ((1, source), (3, cancelling(spec))):
+        model = to_onnx(found.classifier, replace(found.spec, graph=Graph()))
+        assert in_fp32(nearest_fp16(model, found.spec, found, images_of(None))) == wanted
+
+
+def test_where_no_fp16_is_near_enough_nothing_is_written(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(half, "FIRST_IN_FP32", (1, 2))
+    source = cancelling(spec)
+    with pytest.raises(DisagreementError, match=r"rounded to fp16, .* disagrees .*allowed 0\.02") as caught:
+        build_file(source, tmp_path / "m.onnx", graph=Graph(precision="fp16"))
+    assert "export it in fp32" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_beyond_what_fp16_holds_are_found_though_the_cpu_computes_in_fp32(spec, tmp_path):
+    source = cancelling(spec)
+    with torch.no_grad():
+        for position, factor in ((8, 1e3), (9, 1e3), (10, 1e-3), (11, 1e-3)):
+            source.classifier.network[position].weight.mul_(factor)
+    with pytest.raises(DisagreementError, match="rounded to fp16"):
+        build_file(source, tmp_path / "m.onnx", graph=Graph(precision="fp16"))
+    assert build_file(source, tmp_path / "m.onnx").agreement.differences.label_flips == 0
+
+
+def test_every_value_inside_is_rounded_to_fp16(fp16):
+    model = as_rounded(onnx.load(fp16))
+    inner = [node.output[0] for node in layers(model)[1:-1]]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name.removesuffix("/exact")) for name in inner)
+    values = session_of(model).run(None, {"image": np.full((1, 48, 40, 3), 77, np.uint8)})
+    assert len(values) >= 2
+    for value in values:
+        assert value.dtype == np.float32
+        assert (value == value.astype(np.float16)).all()
+
+
 def test_fp16_keeps_the_score_too(remembering, tmp_path):
     spec = build_file(remembering, tmp_path / "m.onnx", graph=Graph(precision="fp16"))
     assert 0 < spec.agreement.max_ood_score < 0.02
@@ -105,5 +172,5 @@ def test_fp16_keeps_the_score_too(remembering, tmp_path):
 def test_to_fp16_leaves_the_model_as_it_is(source):
     plain = to_onnx(source.classifier, replace(source.spec, graph=Graph()))
     before = plain.SerializeToString(deterministic=True)
-    to_fp16(plain)
+    to_fp16(plain, 1)
     assert plain.SerializeToString(deterministic=True) == before

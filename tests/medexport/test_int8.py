@@ -16,7 +16,7 @@ from torch import nn
 
 import medexport
 import medinfer
-from medexport import quantize, worth
+from medexport import quantize, trial, worth
 from medexport.build import build_file
 from medexport.cli import cli
 from medexport.graph import to_onnx
@@ -130,7 +130,7 @@ def test_correcting_the_biases_brings_the_means_back(run, images, monkeypatch, m
         opened = copy.deepcopy(model)
         del opened.graph.output[:]
         opened.graph.output.append(onnx.helper.make_empty_tensor_value_info(last))
-        return quantize._session(opened).run(None, {"image": tensors})[0].mean(axis=(0, 2, 3))
+        return trial.session_of(opened).run(None, {"image": tensors})[0].mean(axis=(0, 2, 3))
 
     wanted = error(plain)
     corrected = np.abs(error(quantize.quantise(plain, spec, source, images)[0]) - wanted).mean()
