@@ -1,4 +1,4 @@
-"""fp32 -> int8 by onnxruntime's static quantisation, with the biases corrected, and the best of three calibrations.
+"""fp32 -> int8 by onnxruntime's static quantisation: channels equalised, biases corrected, the best of three ranges.
 
 QDQ with uint8 activations and int8 weights, symmetric for each channel: what processors with VNNI multiply fastest.
 Weights stay within 64: processors without VNNI add two products in 16 bits, and above that would answer otherwise, with
@@ -6,7 +6,8 @@ nothing said. One scale for a whole tensor of weights is no faster, and loses de
 
 The last layer stays in float, for int8 logits could not leave the range seen; so does the first, which on three
 channels is no faster in int8 and moves the logits most. Leaving more in float was tried, by how far each layer's
-rounding moves the logits: each adds its share, none most of it.
+rounding moves the logits: each adds its share, none most of it. So were weights trained on after rounding, towards the
+checkpoint's answers: ten minutes took a seventh off the mean difference of a mobilenet_v2.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from medexport.equalise import equalised
 from medexport.precision import around, layers
 from medexport.source import Source, sha256
 from medexport.splits import SplitImages, tensors_of
-from medexport.trial import Feed, logits_of, session_of
+from medexport.trial import Feed, inner_values, logits_of
 from medinfer.errors import ModelError, UsageError
 from medinfer.spec import ModelSpec, Quantization
 
@@ -67,6 +69,7 @@ def quantise(
     found = []
     with tempfile.TemporaryDirectory(prefix="medexport-") as folder, _quiet():
         plain = Path(folder) / "plain.onnx"
+        model = equalised(model, feed, seen)
         _prepare(model, plain)
         means = _mean_inputs(model, feed, seen)
         for calibrator in get_args(Calibrator):
@@ -224,16 +227,11 @@ def _mean_inputs(model: onnx.ModelProto, feed: Feed, tensors: npt.NDArray[np.uin
     if not convolutions:
         return {}
     watched = list(dict.fromkeys(node.input[0] for node in convolutions))
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
-    del opened.graph.output[:]
-    opened.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in watched)
-    session = session_of(opened)
     sums: list[Any] = [0.0] * len(watched)
     runs = 0
-    for fed in feed(tensors):
+    for found in inner_values(model, watched, feed, tensors):
         runs += 1
-        sums = [total + value.mean(axis=(0, 2, 3)) for total, value in zip(sums, session.run(None, fed), strict=True)]
+        sums = [total + value.mean(axis=(0, 2, 3)) for total, value in zip(sums, found, strict=True)]
     means = {name: total / runs for name, total in zip(watched, sums, strict=True)}
     return {node.name: means[node.input[0]] for node in convolutions}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,19 @@ def logits_of(model: onnx.ModelProto, feed: Feed, tensors: npt.NDArray[np.uint8]
     session = session_of(model)
     rows = np.concatenate([session.run(["logits"], fed)[0] for fed in feed(tensors)])
     return np.asarray(rows[: len(tensors)])
+
+
+def inner_values(
+    model: onnx.ModelProto, names: Sequence[str], feed: Feed, tensors: npt.NDArray[np.uint8]
+) -> Iterator[list[Array]]:
+    """Yield, run by run, the values inside a model that are named."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    session = session_of(watched)
+    for fed in feed(tensors):
+        yield session.run(None, fed)
 
 
 def session_of(model: onnx.ModelProto) -> Any:
