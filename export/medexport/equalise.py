@@ -47,11 +47,11 @@ def equalised(model: onnx.ModelProto, feed: Feed, tensors: npt.NDArray[np.uint8]
     for (before, after, ceiling), channels in zip(pairs, largest, strict=True):
         target = channels.max() if ceiling is None else ceiling
         factors = np.clip(target / np.maximum(channels, 1e-9), 1, MOST)
-        if not _is_depthwise(after, weights):
+        if not is_depthwise(after, weights):
             factors = np.sqrt(factors)
         for name in before.input[1:]:
             _scale(weights[name], factors, axis=0)
-        _scale(weights[after.input[1]], 1 / factors, axis=0 if _is_depthwise(after, weights) else 1)
+        _scale(weights[after.input[1]], 1 / factors, axis=0 if is_depthwise(after, weights) else 1)
     return changed
 
 
@@ -70,14 +70,14 @@ def _pairs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.NodePr
         # What is read elsewhere too would be changed there.
         if not scaled <= set(weights) or any(read[name] > 1 for name in {*scaled, before.output[0], middle.output[0]}):
             continue
-        kinds = [_is_depthwise(node, weights) for node in (before, after)]
+        kinds = [is_depthwise(node, weights) for node in (before, after)]
         limits = [numpy_helper.to_array(weights[name]) for name in middle.input[1:] if name in weights]
         ends_at_zero = middle.op_type == "Relu" or (len(limits) == 2 and limits[0] == 0)
         if any(kinds) and (kinds[1] or _groups(after) == 1) and ends_at_zero:
             yield before, after, float(limits[1]) if limits else None
 
 
-def _is_depthwise(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+def is_depthwise(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     """Tell whether each channel is convolved alone: then scaling it is scaling one channel of the weights."""
     return bool(_groups(node) == weights[node.input[1]].dims[0] > 1)
 

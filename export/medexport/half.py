@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def nearest_fp16(model: onnx.ModelProto, spec: ModelSpec, source: Source, images
 
 def _tensors(spec: InputSpec, images: ReferenceImages) -> npt.NDArray[np.uint8]:
     """Return the patterns and some of the images as the contract prepares them, uint8 (n, H, W, C)."""
-    step = max(1, len(images.images) // IMAGES)
+    step = math.ceil(len(images.images) / IMAGES)
     tensors = []
     for image in (*fixed_patterns(spec).images, *images.fitting(spec).images[::step]):
         with contextlib.suppress(ImageError):  # the verdict counts what cannot be read

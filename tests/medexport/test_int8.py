@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from onnxruntime import quantization
 from torch import nn
 
 import medexport
@@ -190,21 +191,55 @@ def test_a_network_of_two_layers_is_refused(run, images):
 
 @pytest.mark.slow
 def test_a_calibration_that_fails_leaves_the_others(run, images, monkeypatch):
-    right = quantize._static
+    right = quantization.create_calibrator
 
-    def only_entropy(plain, calibrator, *words):
-        if calibrator != "entropy":
+    def only_entropy(*words, calibrate_method, **more):
+        if calibrate_method != quantization.CalibrationMethod.Entropy:
             raise KeyError("a tensor")
-        return right(plain, calibrator, *words)
+        return right(*words, calibrate_method=calibrate_method, **more)
 
     source = run[0]
     spec = replace(source.spec, graph=INT8)
     model = to_onnx(source.classifier, spec)
-    monkeypatch.setattr(quantize, "_static", only_entropy)
+    monkeypatch.setattr(quantization, "create_calibrator", only_entropy)
     assert quantize.quantise(model, spec, source, images)[1].calibrator == "entropy"
     monkeypatch.setattr(quantize, "get_args", lambda _: ("minmax",))
     with pytest.raises(ModelError, match="cannot quantise this network"):
         quantize.quantise(model, spec, source, images)
+
+
+def test_a_network_that_cannot_be_quantised_is_told_as_such(run, images, monkeypatch, minmax):
+    told = []
+
+    def fails(*_):
+        raise ValueError("no such tensor")
+
+    monkeypatch.setattr(quantize, "_quantised", fails)
+    spec = replace(run[0].spec, graph=INT8)
+    with pytest.raises(ModelError, match="cannot quantise this network"):
+        quantize.quantise(to_onnx(run[0].classifier, spec), spec, run[0], replace(images, tell=told.append))
+    assert told == ["int8, minmax: onnxruntime cannot: ValueError: no such tensor"]
+
+
+@pytest.mark.parametrize(("needed", "tried"), [(1, [1]), (3, [1, 3]), (9, [1, 3])])
+def test_as_many_first_layers_stay_in_float_as_keep_the_labels(run, images, monkeypatch, minmax, needed, tried):
+    """Of 14 layers a quarter at most."""
+    network = nn.Sequential(*[nn.Conv2d(3, 3, 3) for _ in range(13)], nn.Flatten(), nn.Linear(3 * 22 * 14, 3))
+    source = taught(network, run[0].spec)
+    right, told = quantize.logits_of, []
+
+    def other_labels_with_fewer(model, *words):
+        in_int8 = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1].endswith("_Output")]
+        return np.roll(right(model, *words), 1 if 13 - len(in_int8) < needed else 0, axis=1)
+
+    monkeypatch.setattr(quantize, "logits_of", other_labels_with_fewer)
+    spec = replace(source.spec, graph=INT8)
+    model = to_onnx(source.classifier, spec)
+    _, made = quantize.quantise(model, spec, source, replace(images, tell=told.append))
+    names = [node.name for node in layers(model)]
+    assert [int(line.split(", ")[2].split()[0]) - 1 for line in told] == tried
+    if needed in tried:
+        assert made.in_float == (*names[:needed], names[-1])
 
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
@@ -232,18 +267,18 @@ def test_what_is_no_faster_is_refused_with_every_figure_and_no_file(run, images,
     assert list(tmp_path.iterdir()) == []
 
 
+def coarse(model):
+    """Round int8 weights to a few levels, so that labels change."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4:
+            values = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array((values // 32 * 32).astype(np.int8), tensor.name))
+    return model
+
+
 def test_what_changes_labels_is_refused_with_every_figure_and_no_file(run, images, tmp_path, monkeypatch, fast, minmax):
-    right = quantize._static
-
-    def spoilt(*words):
-        model = right(*words)
-        for tensor in model.graph.initializer:
-            if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4:
-                values = onnx.numpy_helper.to_array(tensor)
-                tensor.CopyFrom(onnx.numpy_helper.from_array((values // 32 * 32).astype(np.int8), tensor.name))
-        return model
-
-    monkeypatch.setattr(quantize, "_static", spoilt)
+    right = quantize._quantised
+    monkeypatch.setattr(quantize, "_quantised", lambda *words: coarse(right(*words)))
     monkeypatch.setattr(quantize, "correct_biases", lambda *_: None)
     with pytest.raises(VariantError, match=r"labels kept \(\d.*2\.00 times as fast"):
         build_file(run[0], tmp_path / "model.onnx", graph=INT8, images=images)
