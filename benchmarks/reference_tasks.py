@@ -39,6 +39,7 @@ class Contestant:
 # steps as theirs where that can be told.
 SCRATCH = ("--variant", "original", "--weights", "none")
 RANDOM = ("--split", "original", "--allow-leakage")
+MOBILE = ("--weights", "none", "--set", "network.arch=mobilenet_v2", "--epochs", "50")
 # Low enough to drown what an earlier compression left.
 QUALITY = 60
 BUSI, MRI, MODAL, CARDIO = "busi-256", "brain-tumor-mri", "brain-tumor-ct-mri", "cardiomegaly-full"
@@ -51,6 +52,7 @@ CONTESTANTS = (
     Contestant("brain-tumor-ct-mri", "ours, one format", MODAL, (), (0, 1, 2), reencoded=True),
     Contestant("busi", "ours", BUSI, (), (0, 1, 2, 3, 4)),
     Contestant("busi", "original", BUSI, SCRATCH, (0,)),
+    Contestant("busi", "ours, mobilenet_v2 from scratch", BUSI, MOBILE),
     Contestant("busi", "ours, look-alikes together", BUSI, ("--set", "data.near_duplicates=true"), (0, 1, 2, 3, 4)),
     Contestant("cardiomegaly", "ours", CARDIO, ()),
     Contestant("brain-tumor-mri", "ours, random split", MRI, RANDOM),
