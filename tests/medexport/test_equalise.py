@@ -79,6 +79,7 @@ def test_what_is_read_twice_and_what_is_not_a_relu_stays(spec, tensors):
     assert changed.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
 
 
+@pytest.mark.slow
 def test_int8_keeps_nearer_to_the_checkpoint(run, images, minmax, monkeypatch):
     source = from_module(Mobile(torch.relu), run[0].spec)
     spec = replace(source.spec, graph=Graph(precision="int8"))

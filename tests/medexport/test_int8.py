@@ -221,7 +221,7 @@ def test_a_network_that_cannot_be_quantised_is_told_as_such(run, images, monkeyp
     assert told == ["int8, minmax: onnxruntime cannot: ValueError: no such tensor"]
 
 
-@pytest.mark.parametrize(("needed", "tried"), [(1, [1]), (3, [1, 3]), (9, [1, 3])])
+@pytest.mark.parametrize(("needed", "tried"), [(1, [1]), (3, [1, 3]), pytest.param(9, [1, 3], marks=pytest.mark.slow)])
 def test_as_many_first_layers_stay_in_float_as_keep_the_labels(run, images, monkeypatch, minmax, needed, tried):
     """Of 14 layers a quarter at most."""
     network = nn.Sequential(*[nn.Conv2d(3, 3, 3) for _ in range(13)], nn.Flatten(), nn.Linear(3 * 22 * 14, 3))
