@@ -18,7 +18,7 @@ from torch import fx
 from medexport.graph import output_names, to_program
 from medexport.reference import ReferenceImages
 from medexport.source import Source
-from medexport.verify import differing_fields
+from medexport.verify import differing_fields, stored_precision
 from medinfer.errors import DisagreementError, ImageError, UsageError
 from medinfer.graph import as_fed
 from medinfer.images import read_image
@@ -55,7 +55,10 @@ def explained(
     """Return a verdict's error with where the difference begins, or how to learn that."""
     if bisect:
         return DisagreementError(f"{error.message}. {located(source, path, reference)}", hint=error.hint)
-    return DisagreementError(error.message, hint=error.hint or "--bisect names the first node that differs.")
+    # In fp16 and int8 every node differs.
+    bisectable = stored_precision(Path(path)) == "fp32"
+    hint = "--bisect names the first node that differs." if bisectable else ""
+    return DisagreementError(error.message, hint=error.hint or hint)
 
 
 def located(source: Source, path: str | os.PathLike[str], reference: ReferenceImages) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from medexport.precision import around, layers, leading_to
+from medexport.layers import around, layers, leading_to
 from medexport.reference import ReferenceImages, fixed_patterns
 from medexport.source import Source
 from medexport.trial import Feed, logits_of

@@ -29,7 +29,7 @@ import numpy.typing as npt
 import onnx
 
 from medexport.equalise import equalised, is_depthwise
-from medexport.precision import around, layers
+from medexport.layers import around, layers
 from medexport.source import Source, sha256
 from medexport.splits import SplitImages, tensors_of
 from medexport.trial import Feed, inner_values, logits_of

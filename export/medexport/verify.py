@@ -14,7 +14,7 @@ import onnx
 from medexport.answers import Answers, ask
 from medexport.half import rounding
 from medexport.heatmap import heatmaps
-from medexport.precision import leading_to
+from medexport.layers import leading_to
 from medexport.reference import ReferenceImages, fixed_patterns
 from medexport.source import Source
 from medinfer.agreement import (

@@ -18,16 +18,12 @@ from medexport.build import build_file
 from medexport.cli import cli
 from medexport.graph import to_onnx
 from medexport.half import as_rounded, nearest_fp16, to_fp16
-from medexport.precision import around, layers
+from medexport.layers import around, layers
 from medexport.reference import images_of
 from medexport.source import Source, from_module
 from medexport.trial import session_of
-from medexport.worth import Speed
 from medinfer.errors import DisagreementError
 from medinfer.spec import Graph
-
-INT8 = Graph(precision="int8")
-FASTER = Speed(ratio=2.0, low=1.9, plain_ms=10.0, quantised_ms=5.0)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +94,9 @@ def test_an_fp16_file_that_is_too_far_off_is_not_written(make_source, spec, tmp_
     loud = copy.deepcopy(source.classifier)
     with torch.no_grad():
         loud.head[1].weight.mul_(100)
-    with pytest.raises(DisagreementError, match=r"allowed 0\.02"):
+    with pytest.raises(DisagreementError, match=r"allowed 0\.02") as caught:
         build_file(Source(loud, source.spec), tmp_path / "m.onnx", graph=Graph(precision="fp16"))
+    assert "--bisect" not in caught.value.hint  # which is refused of fp16
     assert list(tmp_path.iterdir()) == []
 
 

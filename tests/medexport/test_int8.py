@@ -21,7 +21,8 @@ from medexport import quantize, trial, worth
 from medexport.build import build_file
 from medexport.cli import cli
 from medexport.graph import to_onnx
-from medexport.precision import layers, lowered
+from medexport.layers import layers
+from medexport.precision import lowered
 from medexport.reference import images_of
 from medexport.source import Source
 from medexport.splits import balanced, tensors_of
@@ -32,7 +33,6 @@ from medinfer.spec import Graph, ModelSpec
 from medtrain.network import Classifier
 
 INT8 = Graph(precision="int8")
-FASTER = Speed(ratio=2.0, low=1.9, plain_ms=10.0, quantised_ms=5.0)
 
 
 # int8

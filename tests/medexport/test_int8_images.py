@@ -15,12 +15,10 @@ from medexport.build import build_file
 from medexport.reference import images_of
 from medexport.splits import balanced, images_of_splits, tensors_of
 from medexport.verify import judge
-from medexport.worth import Speed
 from medinfer.errors import UsageError, VariantError
 from medinfer.spec import Graph
 
 INT8 = Graph(precision="int8")
-FASTER = Speed(ratio=2.0, low=1.9, plain_ms=10.0, quantised_ms=5.0)
 
 
 def test_no_image_is_calibrated_on_that_is_judged_on(run, rows, images):
