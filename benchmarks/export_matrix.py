@@ -25,9 +25,8 @@ from medexport.reference import images_of
 from medexport.source import Source
 from medexport.verify import BATCHES
 from medinfer.agreement import compare
-from medinfer.images import ImageSource, read_image
+from medinfer.imaging import ImageSource, preprocess, read_image
 from medinfer.model import Model, load
-from medinfer.pixels import preprocess
 from medinfer.spec import InputSpec, ModelSpec
 
 NETWORKS = [

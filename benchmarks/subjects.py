@@ -20,9 +20,8 @@ from medexport.reference import images_of
 from medexport.sidecars import Sidecars
 from medexport.source import read_checkpoint
 from medinfer.errors import UsageError
-from medinfer.images import read_image
+from medinfer.imaging import preprocess, read_image
 from medinfer.inputs import class_of, find_images
-from medinfer.pixels import preprocess
 from medinfer.spec import Graph, InputSpec, ModelSpec
 from medtrain.checkpoint import Checkpoint, save_checkpoint
 from medtrain.network import network_config

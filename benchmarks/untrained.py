@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from medexport.battery import patterns
-from medinfer.pixels import preprocess
+from medinfer.imaging import preprocess
 from medinfer.spec import InputSpec
 from medtrain.network import Classifier, build_network, network_config
 from medtrain.recipe import Network

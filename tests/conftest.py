@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper
 
 from medinfer.golden import golden_images, make_golden
-from medinfer.pixels import preprocess
+from medinfer.imaging import preprocess
 from medinfer.spec import SPEC_KEY, Graph, InputSpec, ModelSpec, Provenance
 
 # A shared machine is slow at times, and a test's outcome must not depend on it.

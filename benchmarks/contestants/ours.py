@@ -6,7 +6,7 @@ from pathlib import Path
 from protocol import main
 
 import medinfer
-from medinfer.images import read_image
+from medinfer.imaging import read_image
 
 
 class Ours:

@@ -5,8 +5,7 @@ from protocol import main
 from torch.utils.data import DataLoader, Dataset
 
 from medexport.source import read_checkpoint
-from medinfer.images import read_image
-from medinfer.pixels import preprocess
+from medinfer.imaging import preprocess, read_image
 
 WORKERS = 2
 

@@ -16,9 +16,8 @@ from medexport.reference import ReferenceImages
 from medexport.source import Source
 from medinfer.agreement import Logits, Scores
 from medinfer.errors import CheckpointError, DisagreementError, ImageError, ModelError, UsageError
-from medinfer.images import ImageSource, read_file, read_image
+from medinfer.imaging import ImageSource, preprocess, read_file, read_image
 from medinfer.model import Model
-from medinfer.pixels import preprocess
 from medinfer.prediction import Prediction
 from medinfer.progress import Progress
 

@@ -21,9 +21,8 @@ from medexport.source import Source
 from medexport.verify import differing_fields, stored_precision
 from medinfer.errors import DisagreementError, ImageError, UsageError
 from medinfer.graph import as_fed
-from medinfer.images import read_image
+from medinfer.imaging import preprocess, read_image
 from medinfer.model import load
-from medinfer.pixels import preprocess
 from medinfer.spec import Graph
 
 # Of a value's own range. Rounding stays far below it, and a weight that is off by 1 % lies above.

@@ -28,8 +28,8 @@ from medinfer.errors import CheckpointError, DisagreementError, UsageError
 from medinfer.files import atomic_file, refuse_existing
 from medinfer.golden import golden_images, make_golden, verify, with_own_answers
 from medinfer.graph import HEATMAP
+from medinfer.imaging import preprocess
 from medinfer.model import load
-from medinfer.pixels import preprocess
 from medinfer.progress import Progress
 from medinfer.spec import GoldenSample, Graph, ModelSpec
 from medtrain.network import knows_outliers

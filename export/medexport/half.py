@@ -19,9 +19,8 @@ from medexport.source import Source
 from medexport.trial import Feed, logits_of
 from medinfer.agreement import TOLERANCES
 from medinfer.errors import ImageError
-from medinfer.images import read_image
+from medinfer.imaging import preprocess, read_image
 from medinfer.model import Model, load
-from medinfer.pixels import preprocess
 from medinfer.spec import InputSpec, ModelSpec
 
 # How many of the first layers stay in fp32, tried in turn; at most a quarter of the network.

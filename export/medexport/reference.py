@@ -14,7 +14,7 @@ import numpy.typing as npt
 from medexport.battery import drawn_images, patterns
 from medinfer.errors import UsageError
 from medinfer.golden import enlarged
-from medinfer.images import ImageSource
+from medinfer.imaging import ImageSource
 from medinfer.inputs import class_of, find_images
 from medinfer.spec import InputSpec
 

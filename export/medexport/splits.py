@@ -14,10 +14,9 @@ from medexport.reference import ReferenceImages
 from medexport.source import sha256
 from medinfer.agreement import LEAST_JUDGED
 from medinfer.errors import CheckpointError, ImageError, UsageError
-from medinfer.images import read_image
+from medinfer.imaging import preprocess, read_image
 from medinfer.intervals import known_patients
 from medinfer.labels import Labelled, read_rows
-from medinfer.pixels import preprocess
 from medinfer.spec import InputSpec, ModelSpec
 from medtrain.dataset import hash_of
 

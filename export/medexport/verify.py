@@ -33,8 +33,8 @@ from medinfer.agreement import (
 from medinfer.errors import DisagreementError, UsageError, VariantError
 from medinfer.golden import golden_images
 from medinfer.graph import HEATMAP
+from medinfer.imaging import preprocess
 from medinfer.model import Model
-from medinfer.pixels import preprocess
 from medinfer.progress import Progress
 from medinfer.screening import apply
 from medinfer.spec import Agreement, BeforeAfter, Differences, Graph, ModelSpec

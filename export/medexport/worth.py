@@ -14,7 +14,7 @@ from medexport.source import Source
 from medexport.splits import SplitImages
 from medexport.verify import as_kept, judge
 from medinfer.errors import VariantError
-from medinfer.images import ImageSource
+from medinfer.imaging import ImageSource
 from medinfer.model import load
 from medinfer.progress import Progress
 from medinfer.spec import Agreement

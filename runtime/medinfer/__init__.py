@@ -31,10 +31,9 @@ if TYPE_CHECKING:
         VariantError as VariantError,
     )
     from medinfer.golden import GoldenReport as GoldenReport, verify as verify
-    from medinfer.images import read_image as read_image
+    from medinfer.imaging import preprocess as preprocess, read_image as read_image
     from medinfer.inputs import ImageSearch as ImageSearch, find_images as find_images
     from medinfer.model import Model as Model, load as load
-    from medinfer.pixels import preprocess as preprocess
     from medinfer.prediction import Prediction as Prediction
     from medinfer.screening import Screen as Screen, Screening as Screening, find_screen as find_screen
     from medinfer.spec import InputSpec as InputSpec, ModelSpec as ModelSpec
@@ -59,10 +58,9 @@ _HOME = {
         "VariantError",
     ),
     "golden": ("GoldenReport", "verify"),
-    "images": ("read_image",),
+    "imaging": ("preprocess", "read_image"),
     "inputs": ("ImageSearch", "find_images"),
     "model": ("Model", "load"),
-    "pixels": ("preprocess",),
     "prediction": ("Prediction",),
     "screening": ("Screen", "Screening", "find_screen"),
     "spec": ("InputSpec", "ModelSpec"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Self
 
 from medinfer.errors import ImageError
-from medinfer.images import MAX_FILE_BYTES
+from medinfer.imaging import MAX_FILE_BYTES
 
 # What damaged or encrypted archives make their readers raise.
 UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError)

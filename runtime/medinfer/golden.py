@@ -18,9 +18,8 @@ import numpy.typing as npt
 
 from medinfer.agreement import Comparison, Scores, compare, compare_scores
 from medinfer.errors import ImageError, ModelError
-from medinfer.images import Image, read_image
+from medinfer.imaging import Image, preprocess, read_image
 from medinfer.model import Model
-from medinfer.pixels import preprocess
 from medinfer.prediction import Prediction
 from medinfer.spec import GoldenSample, InputSpec
 

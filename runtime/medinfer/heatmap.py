@@ -15,8 +15,7 @@ import numpy.typing as npt
 from medinfer.errors import ImageError, UsageError
 from medinfer.files import atomic_file
 from medinfer.graph import HEATMAP
-from medinfer.images import Image, ImageSource, read_image
-from medinfer.pixels import scaled_sides, to_8_bit
+from medinfer.imaging import Image, ImageSource, read_image, scaled_sides, to_8_bit
 from medinfer.spec import CropFit, InputSpec, ModelSpec, PadFit
 
 if TYPE_CHECKING:

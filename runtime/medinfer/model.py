@@ -17,8 +17,7 @@ import numpy.typing as npt
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import ImageError, ModelError, ProviderError, ResourceError, UsageError
 from medinfer.graph import HEATMAP, OUTPUTS, as_fed, check_graph, read_contract
-from medinfer.images import MAX_PIXELS, Image, ImageSource, read_image
-from medinfer.pixels import preprocess, without_resize
+from medinfer.imaging import MAX_PIXELS, Image, ImageSource, preprocess, read_image, without_resize
 from medinfer.prediction import Prediction
 from medinfer.providers import Execution, is_out_of_memory, nodes_taken, open_session, reason
 from medinfer.spec import Graph

@@ -219,7 +219,7 @@ def _dicom() -> Facts:
 
 def _misread(data: bytes, expected: int | tuple[int, int, int]) -> str:
     """Return why a file does not read as one colour, give or take two levels: an ImageCode, or how far it is off."""
-    from medinfer.images import read_image
+    from medinfer.imaging import read_image
     from medinfer.spec import InputSpec
 
     try:

@@ -9,7 +9,7 @@ from tests.faults.picture_rows import PICTURES
 from tests.faults.samples import RGB, SAMPLES
 
 from medinfer.errors import ImageError
-from medinfer.images import read_image
+from medinfer.imaging import read_image
 
 FILES = [*PICTURES, *DICOM]
 # What one gray level in every pixel may make of a logit, and a little more.

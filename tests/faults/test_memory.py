@@ -10,7 +10,7 @@ from tests.faults.files import png_of
 from tests.faults.rows import png
 
 from medinfer.errors import ResourceError
-from medinfer.images import read_image
+from medinfer.imaging import read_image
 from medinfer.spec import InputSpec
 
 SPEC = InputSpec(height=12, width=16, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from tests.faults import files
 
 from medinfer.errors import ImageError
-from medinfer.images import read_image
+from medinfer.imaging import read_image
 from medinfer.spec import InputSpec
 
 PNG_COLOR = {1: 0, 2: 4, 3: 2, 4: 6}

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from medinfer.errors import IMAGE_CODES, ImageError
-from medinfer.images import MAX_FILE_BYTES, read_image
+from medinfer.imaging import MAX_FILE_BYTES, read_image
 
 H, W = 30, 41
 LOSSLESS = {"lossless": True, "exact": True}

@@ -12,8 +12,8 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from medinfer.dicom_luts import windowed
-from medinfer.pixels import preprocess
+from medinfer.imaging import preprocess
+from medinfer.imaging.dicom._luts import windowed
 
 VALUES = np.uint16([[0, 49, 50, 100, 149, 150, 4095]])
 # Centre 100, width 101: y = (v - 99.5) / 100 + 0.5, so -0.495, -0.005, 0.005, 0.505, 0.995, 1.005, ...

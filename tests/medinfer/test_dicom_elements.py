@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medinfer.dicom_elements import after_file_meta
+from medinfer.imaging.dicom._elements import after_file_meta
 from medinfer.inputs import find_images
 
 VALUES = np.uint16([[0, 49, 50, 100, 149, 150, 4095]])

@@ -10,8 +10,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from medinfer.errors import UsageError
-from medinfer.images import read_image
-from medinfer.pixels import preprocess
+from medinfer.imaging import preprocess, read_image
 
 H, W = 13, 22  # neither a multiple of 8: the blocks of a JPEG stand over
 LOSSLESS = {"lossless": True, "exact": True}

@@ -13,7 +13,7 @@ import pytest
 
 import medinfer
 from medinfer.errors import ImageError, ModelError, SpecError, UsageError
-from medinfer.pixels import preprocess
+from medinfer.imaging import preprocess
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from medinfer.errors import ImageError
-from medinfer.images import read_image
-from medinfer.pixels import preprocess
+from medinfer.imaging import preprocess, read_image
 from medinfer.spec import Depth16
 
 

@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from medinfer.errors import ImageError, UsageError
 from medinfer.files import atomic_file
-from medinfer.images import read_image
-from medinfer.pixels import preprocess
+from medinfer.imaging import preprocess, read_image
 from medinfer.progress import Progress
 from medinfer.spec import InputSpec
 from medinfer.stream import available_cores, ordered_map

@@ -15,11 +15,10 @@ from medinfer import evaluation
 from medinfer.agreement import softmax
 from medinfer.errors import ImageError, UsageError
 from medinfer.evaluation import positives
-from medinfer.images import read_image
+from medinfer.imaging import preprocess, read_image
 from medinfer.intervals import known_patients
 from medinfer.labels import Labelled
 from medinfer.metrics import Labels, measure
-from medinfer.pixels import preprocess
 from medinfer.spec import Calibration, ModelSpec
 from medtrain.calibration import choose_threshold, fit_temperature, operating_point, targets
 from medtrain.dataset import Examples

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medinfer.files import atomic_file
-from medinfer.images import read_image
-from medinfer.pixels import preprocess, to_8_bit
+from medinfer.imaging import preprocess, read_image, to_8_bit
 from medtrain.augment import augment
 from medtrain.layout import Sample
 from medtrain.recipe import Recipe

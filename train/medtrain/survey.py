@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medinfer.errors import ImageError
-from medinfer.headers import read_header
-from medinfer.images import Image, read_file, read_image
-from medinfer.pixels import preprocess
+from medinfer.imaging import Image, preprocess, read_file, read_header, read_image
 from medinfer.spec import InputSpec
 from medinfer.stream import available_cores, ordered_map
 from medtrain.layout import Sample

@@ -24,8 +24,7 @@ from tests.faults.fuzz.cases import Case, case
 
 import medinfer
 from medinfer.errors import ImageError, MedonnxError, ResourceError
-from medinfer.images import read_image
-from medinfer.pixels import preprocess
+from medinfer.imaging import preprocess, read_image
 from medinfer.spec import InputSpec
 
 PER_CHILD = 500

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medinfer.errors import ImageCode, ImageError, ResourceError, UsageError
-from medinfer.headers import Header, looks_truncated, read_header
+from medinfer.imaging._headers import Header, looks_truncated, read_header
 from medinfer.spec import InputSpec, Over
 
 Image: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -94,7 +94,7 @@ def _from_array(array: npt.NDArray[Any], color: str, max_pixels: int) -> Image:
 
 def _decode(data: bytes, spec: InputSpec, max_pixels: int) -> Image:
     if data[128:132] == b"DICM":
-        from medinfer.dicom import read_dicom
+        from medinfer.imaging.dicom import read_dicom
 
         return read_dicom(data, spec.dicom, max_pixels)
     header = read_header(data)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.dicom_elements import PIXEL_DATA, Elements
 from medinfer.errors import ImageError
+from medinfer.imaging.dicom._elements import PIXEL_DATA, Elements
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 

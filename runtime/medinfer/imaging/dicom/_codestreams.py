@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from medinfer.dicom_frames import PixelFormat, Samples
 from medinfer.errors import ImageError, ResourceError
+from medinfer.imaging.dicom._frames import PixelFormat, Samples
 
 START_OF_JPEG, START_OF_JPEG2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 MOST_BOXES = 1 << 12  # bytes of a JP2 file's boxes, which do not belong here, before its codestream

@@ -11,9 +11,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.dicom_elements import Elements, name
-from medinfer.dicom_frames import PixelFormat
 from medinfer.errors import ImageError
+from medinfer.imaging.dicom._elements import Elements, name
+from medinfer.imaging.dicom._frames import PixelFormat
 from medinfer.spec import Dicom
 
 Floats = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medinfer.errors import ImageError
-from medinfer.images import MAX_PIXELS, Image
+from medinfer.imaging._read import MAX_PIXELS, Image
 from medinfer.spec import CropFit, Depth16, InputSpec, PadFit
 
 _INTERPOLATION = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}

@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.dicom_codestreams import Codestream, decode_jpeg, read_codestream
-from medinfer.dicom_elements import PIXEL_DATA, Elements, Encoded, after_file_meta, is_vr
-from medinfer.dicom_frames import PixelFormat, Samples, compressed_frame, native_frame, pixel_format, rle_frame
-from medinfer.dicom_luts import gray_levels, palette_levels
 from medinfer.errors import ImageError, ResourceError
-from medinfer.images import MAX_FILE_BYTES
+from medinfer.imaging._read import MAX_FILE_BYTES
+from medinfer.imaging.dicom._codestreams import Codestream, decode_jpeg, read_codestream
+from medinfer.imaging.dicom._elements import PIXEL_DATA, Elements, Encoded, after_file_meta, is_vr
+from medinfer.imaging.dicom._frames import PixelFormat, Samples, compressed_frame, native_frame, pixel_format, rle_frame
+from medinfer.imaging.dicom._luts import gray_levels, palette_levels
 from medinfer.spec import Dicom
 
 MAX_HEADER_BYTES = 16 << 20  # of a deflated file, up to its pixel data

@@ -1,0 +1,20 @@
+"""From a path, the bytes of a file or an array to the tensor that a model takes.
+
+`read_image` decodes; `preprocess` resizes. Training, export and inference call these two and no others.
+"""
+
+from medinfer.imaging._headers import read_header as read_header
+from medinfer.imaging._preprocess import (
+    preprocess as preprocess,
+    scaled_sides as scaled_sides,
+    to_8_bit as to_8_bit,
+    without_resize as without_resize,
+)
+from medinfer.imaging._read import (
+    MAX_FILE_BYTES as MAX_FILE_BYTES,
+    MAX_PIXELS as MAX_PIXELS,
+    Image as Image,
+    ImageSource as ImageSource,
+    read_file as read_file,
+    read_image as read_image,
+)
