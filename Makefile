@@ -48,7 +48,7 @@ peers: $(INSTALLED)
 	-build/peers/bin/python -m pip install --quiet ultralytics "openvino-model-api[onnx]" "optimum-onnx[onnxruntime]"
 	-build/ort117/bin/python -m pip install --quiet "onnxruntime==1.17.3" "numpy<2"
 	-build/openvino/bin/python -m pip install --quiet --editable ".[openvino]"
-	-build/ray/bin/python -m pip install --quiet "ray[data]" numpy opencv-python-headless click onnxruntime pyarrow
+	-build/ray/bin/python -m pip install --quiet "ray[data]" numpy opencv-python-headless simplejpeg pillow click onnxruntime pyarrow
 	-mkdir -p build/node && npm install --prefix build/node --silent --ignore-scripts onnxruntime-node pngjs onnxruntime-web@1.30.0
 
 lint: $(INSTALLED)

@@ -17,7 +17,7 @@ from medinfer.errors import MedonnxError
 from medinfer.stream import available_cores
 
 LONGEST = 1800
-PACKAGES = ("medonnx", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python-headless", "torch")
+PACKAGES = ("medonnx", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python-headless", "simplejpeg", "torch")
 
 
 class ContestantError(MedonnxError):

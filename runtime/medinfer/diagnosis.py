@@ -19,12 +19,14 @@ from typing import Literal, NamedTuple
 
 from medinfer import __version__
 from medinfer.errors import ProviderError
-from medinfer.probes import IMAGES, Facts, ask
+from medinfer.probes import Facts, ask
 
 Status = Literal["ok", "note", "wrong"]
 
 # The module -> how the names of the packages begin that may bring it.
 BRINGS = {"onnxruntime": "onnxruntime", "cv2": "opencv"}
+# Decoders beside OpenCV, and the packages that bring them.
+DECODERS = {"simplejpeg": "simplejpeg", "PIL": "pillow"}
 LAST_FOR_CUDA_12 = "onnxruntime-gpu<1.27"
 LITTLE_MEMORY = 0.5  # GB: twice what the largest network of the benchmarks takes
 # Vectors, products of int8, products of bf16: as /proc/cpuinfo names them, or OpenCV where there is none.
@@ -92,7 +94,17 @@ def diagnose() -> Diagnosis:
         packages = [blocked.get(each, each) for each in packages]
     providers = [_provider(name, facts, module, driver) for name, facts in ran.items()]
     machine = [_processor(), _cores(), _memory()]
-    findings = [_medonnx(), numpy, *packages, _nvidia(module, driver), *providers, _dicom(), _parquet(), *machine]
+    findings = [
+        _medonnx(),
+        numpy,
+        *packages,
+        _nvidia(module, driver),
+        *providers,
+        _tiff(),
+        _dicom(),
+        _parquet(),
+        *machine,
+    ]
     return Diagnosis(tuple(findings), tuple(name for name, facts in ran.items() if "error" not in facts))
 
 
@@ -118,10 +130,24 @@ def _opencv() -> Iterator[Finding]:
     facts = ask("images")
     if "error" in facts:
         yield Finding("opencv", "wrong", f"cannot read images: {facts['error']}", fix=fix)
-    elif facts["failed"]:
-        yield Finding("opencv", "wrong", f"{facts['version']} fails on {_reasons(facts['failed'])}", fix=fix)
+        return
+    yield Finding("opencv", "ok", str(facts["version"]))
+    if facts["failed"]:
+        missing = [package for module, package in DECODERS.items() if find_spec(module) is None]
+        fix = _line(*map(_requirement, missing)) if missing else fix
+        yield Finding("images", "wrong", f"fails on {_reasons(facts['failed'])}", fix=fix)
     else:
-        yield Finding("opencv", "ok", f"{facts['version']} decodes {', '.join(IMAGES)}")
+        yield Finding("images", "ok", f"decodes {', '.join(facts['read'])}")
+
+
+def _tiff() -> Finding:
+    rare = "JPEG 2000, JPEG XL, JPEG XR, LERC, zstd, LZMA, WebP, PNG and CCITT in TIFF"
+    facts = ask("tiff")
+    if "error" not in facts:
+        return Finding("tiff", "ok", f"imagecodecs {facts['version']} decodes {rare}")
+    if find_spec("imagecodecs") is None:
+        return Finding("tiff", "note", f"without imagecodecs, not {rare}", fix=_line("medonnx[tiff]"))
+    return Finding("tiff", "note", f"imagecodecs cannot be imported: {facts['error']}", fix=_renew("imagecodecs"))
 
 
 def _onnxruntime(module: Facts, driver: Facts) -> Iterator[Finding]:

@@ -76,7 +76,7 @@ ImageCode = Literal[
     "truncated",
     "corrupt",
     "invalid_dicom",
-    "missing_decoder",
+    "missing_extra",
     "non_finite_output",
 ]
 IMAGE_CODES: tuple[str, ...] = get_args(ImageCode)

@@ -141,11 +141,13 @@ def is_image_name(name: str) -> bool:
 
 
 def is_image_file(path: str) -> bool:
-    """Tell whether a file is meant to be an image: by its suffix, or by its first bytes, for DICOM often has none."""
-    return is_image_name(path) or _has_dicom_magic(path)
+    """Tell whether a file is meant to be an image: by its suffix, or by its first bytes, since DICOM often has none."""
+    return is_image_name(path) or _starts_like_dicom(path)
 
 
-def _has_dicom_magic(path: str) -> bool:
+def _starts_like_dicom(path: str) -> bool:
+    from medinfer.imaging import DICOM_START, looks_like_dicom  # brings OpenCV, which listing a folder does without
+
     # Files that are well known to be something else are not opened.
     if os.path.splitext(path)[1].lower() in {".csv", ".json", ".txt", ".md", ".html", ".zip", ".onnx", ".pt"}:
         return False
@@ -154,6 +156,6 @@ def _has_dicom_magic(path: str) -> bool:
         if not os.path.isfile(path):
             return False
         with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return looks_like_dicom(file.read(DICOM_START))
     except OSError:
         return False

@@ -17,7 +17,15 @@ import numpy.typing as npt
 from medinfer.choices import OOD_SCORE
 from medinfer.errors import ImageError, ModelError, ProviderError, ResourceError, UsageError
 from medinfer.graph import HEATMAP, OUTPUTS, as_fed, check_graph, read_contract
-from medinfer.imaging import MAX_PIXELS, Image, ImageSource, preprocess, read_image, without_resize
+from medinfer.imaging import (
+    MAX_PIXELS,
+    Decoded,
+    ImageSource,
+    decode,
+    has_few_levels,
+    preprocess,
+    without_resize,
+)
 from medinfer.prediction import Prediction
 from medinfer.providers import Execution, is_out_of_memory, nodes_taken, open_session, reason
 from medinfer.spec import Graph
@@ -196,43 +204,48 @@ class Model:
             return [self._run_whole(image, color) for image in images]
         buffer = self._buffer(size)
         filled = 0
-        errors: list[ImageError | None] = []
+        notes: list[ImageError | tuple[str, ...]] = []
         for image in images:
             try:
-                preprocess(self._read(image, color), self.spec.input, out=buffer[filled])
+                decoded = self._read(image, color)
+                tensor = preprocess(decoded.pixels, self.spec.input, out=buffer[filled])
             except ImageError as error:
-                errors.append(error.with_traceback(None))  # its frames would hold the chunk
+                notes.append(error.with_traceback(None))  # its frames would hold the chunk
             else:
-                errors.append(None)
+                notes.append(_warnings(decoded, tensor))
                 filled += 1
         outputs = self._run(buffer if self._pads else buffer[:filled]) if filled else []
         rows = iter(zip(*outputs, strict=True))
         return [
-            Prediction(_source(image), self.classes, error=error) if error else self._judged(_source(image), next(rows))
-            for image, error in zip(images, errors, strict=True)
+            Prediction(_source(image), self.classes, error=note)
+            if isinstance(note, ImageError)
+            else self._judged(_source(image), next(rows), note)
+            for image, note in zip(images, notes, strict=True)
         ]
 
     def _run_whole(self, image: ImageSource, color: Literal["rgb", "bgr"]) -> Prediction:
         """Have the graph itself resize an image."""
         try:
-            pixels = without_resize(self._read(image, color), self.spec.input)
+            decoded = self._read(image, color)
+            pixels = without_resize(decoded.pixels, self.spec.input)
         except ImageError as error:
             return Prediction(_source(image), self.classes, error=error.with_traceback(None))
-        return self._judged(_source(image), [output[0] for output in self._run(pixels[None])])
+        outputs = self._run(pixels[None])
+        return self._judged(_source(image), [output[0] for output in outputs], _warnings(decoded, pixels))
 
-    def _judged(self, source: str | None, answers: Iterable[Any]) -> Prediction:
+    def _judged(self, source: str | None, answers: Iterable[Any], warnings: tuple[str, ...]) -> Prediction:
         """Turn an answer that is no number into an error: a NaN must never look like a class."""
         told = dict(zip(self._fields, answers, strict=True))
         if all(np.isfinite(one).all() for one in told.values()):
-            return Prediction(source, self.classes, **told)
+            return Prediction(source, self.classes, **told, warnings=warnings)
         return Prediction(
             source, self.classes, error=ImageError("non_finite_output", "the model answered NaN or infinity")
         )
 
-    def _read(self, image: ImageSource, color: Literal["rgb", "bgr"]) -> Image:
+    def _read(self, image: ImageSource, color: Literal["rgb", "bgr"]) -> Decoded:
         if missing := getattr(image, "error", None):  # a member of an archive that could not be read
             raise missing
-        return read_image(image, self.spec.input, color=color, max_pixels=self._max_pixels)
+        return decode(image, self.spec.input, color=color, max_pixels=self._max_pixels)
 
     def _ready(self) -> onnxruntime.InferenceSession:
         """Return the session; a forked process opens its own, for threads and devices do not survive a fork."""
@@ -293,6 +306,11 @@ def _reopen(path: str, sha256: str, wanted: Execution, max_pixels: int) -> Model
     if model.sha256 != sha256:
         raise ModelError(f"{path}: not the file that was pickled", hint="It was replaced meanwhile.")
     return model
+
+
+def _warnings(decoded: Decoded, tensor: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+    """Return what a reader of the answer should know: what decoding found, and whether the tensor is nearly flat."""
+    return (*decoded.warnings, "few_levels") if has_few_levels(tensor) else decoded.warnings
 
 
 def _source(image: ImageSource) -> str | None:

@@ -24,6 +24,7 @@ KINDS = {
     **dict.fromkeys(("path", "label", "error", "message", "rule", "status"), pyarrow.string()),
     "positive": pyarrow.bool_(),
     "set": pyarrow.list_(pyarrow.string()),
+    "warnings": pyarrow.list_(pyarrow.string()),
 }
 
 
@@ -60,6 +61,7 @@ def _values(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dic
         "probability": [record.get("probability") for record in records],
         "error": [error.get("code") for error in errors],
         "message": [error.get("message") for error in errors],
+        "warnings": [record.get("warnings", []) for record in records],
         **{f"p({name})": [record.get("probabilities", {}).get(name) for record in records] for name in classes},
         **{
             column: [record.get(key, {}).get(column) for record in records]

@@ -31,6 +31,8 @@ class Prediction:
     """Where each class's logit comes from, float32 (classes, h, w); None of a model that does not tell."""
     error: ImageError | None = None
     """Why there is no answer."""
+    warnings: tuple[str, ...] = ()
+    """What to know of the answer: `window_fallback` (a DICOM file without a window), `few_levels` (a flat image)."""
 
     @property
     def label(self) -> str:

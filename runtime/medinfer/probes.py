@@ -200,14 +200,28 @@ def _cuda_version(number: int) -> str:
 
 
 def _images() -> Facts:
-    """Decode a small picture of each format, and half a JPEG: some OpenCV 4 hand it back, filled up with grey."""
+    """Decode a small image of each format, and half a JPEG, which a lenient decoder would fill up with gray."""
     import cv2
 
-    failed = {kind: why for kind, text in IMAGES.items() if (why := _misread(base64.b64decode(text), COLOR))}
-    if not _misread(base64.b64decode(IMAGES["jpeg"])[:-20], COLOR):
+    files = {kind: base64.b64decode(text) for kind, text in IMAGES.items()} | {"bmp": _bmp_file()}
+    failed = {kind: why for kind, data in files.items() if (why := _misread(data, COLOR))}
+    if not _misread(base64.b64decode(IMAGES["jpeg"])[:-4], COLOR):
         failed["half a jpeg"] = "is taken for a whole one"
     names = [cv2.getHardwareFeatureName(number) for number in range(512) if cv2.checkHardwareSupport(number)]
-    return {"version": cv2.__version__, "failed": failed, "features": names}
+    return {"version": cv2.__version__, "read": list(files), "failed": failed, "features": names}
+
+
+def _bmp_file() -> bytes:
+    """Return a BMP of 16 x 8 pixels of one color."""
+    pixels = bytes(COLOR[::-1]) * 128
+    header = struct.pack("<IiiHHIIiiII", 40, 16, 8, 1, 24, 0, len(pixels), 0, 0, 0, 0)
+    return struct.pack("<2sIHHI", b"BM", 54 + len(pixels), 0, 0, 54) + header + pixels
+
+
+def _tiff() -> Facts:
+    import imagecodecs
+
+    return {"version": imagecodecs.__version__}
 
 
 def _dicom() -> Facts:
@@ -220,12 +234,16 @@ def _dicom() -> Facts:
 def _misread(data: bytes, expected: int | tuple[int, int, int]) -> str:
     """Return why a file does not read as one colour, give or take two levels: an ImageCode, or how far it is off."""
     from medinfer.imaging import read_image
-    from medinfer.spec import InputSpec
+    from medinfer.spec import Dicom, InputSpec
 
     try:
-        image = read_image(data, InputSpec(height=8, width=16, mean=(0.0,) * 3, std=(1.0,) * 3))
+        # This window leaves 8 bits as they are.
+        spec = InputSpec(height=8, width=16, mean=(0.0,) * 3, std=(1.0,) * 3, dicom=Dicom(window=(128.0, 256.0)))
+        image = read_image(data, spec)
     except ImageError as error:
         return error.code
+    except ImportError as error:
+        return f"{error.name} is not installed"
     far = int(abs(image.astype(int) - expected).max())
     return "" if far <= 2 else f"off by {far} levels"
 
@@ -270,6 +288,7 @@ PROBES: dict[str, Callable[..., Facts]] = {
     "driver": _driver,
     "cuda libraries": _cuda_libraries,
     "images": _images,
+    "tiff": _tiff,
     "dicom": _dicom,
     "parquet": _parquet,
     "cores": _cores,

@@ -77,6 +77,7 @@ def as_record(prediction: Prediction, judges: Sequence[Judge] = ()) -> dict[str,
         record["label"] = prediction.label
         record["probability"] = round(prediction.probability, 6)
         record["probabilities"] = {name: round(value, 6) for name, value in prediction.probabilities.items()}
+        record["warnings"] = list(prediction.warnings)
         record |= {judge.key: judge.decide(prediction).to_json() for judge in judges}
     return record
 
@@ -84,7 +85,7 @@ def as_record(prediction: Prediction, judges: Sequence[Judge] = ()) -> dict[str,
 def columns(classes: Sequence[str], added: Sequence[str] = ()) -> list[str]:
     """Return the names of a table's columns."""
     more = (column for key in added for column in ADDED[key])
-    return ["path", "label", "probability", "error", "message", *(f"p({name})" for name in classes), *more]
+    return ["path", "label", "probability", "error", "message", "warnings", *(f"p({name})" for name in classes), *more]
 
 
 def added_by(header: Record) -> list[str]:
@@ -107,7 +108,8 @@ def _table(stream: IO[str], classes: tuple[str, ...], judges: Sequence[Judge]) -
             stream.write(f"{'-':{width}}  {'-':>11}{nothing}  {path}: {prediction.error.code}: {prediction.error}\n")
         else:
             words = "".join(f"  {judge.decide(prediction).word:{judge.width}}" for judge in judges)
-            stream.write(f"{prediction.label:{width}}  {prediction.probability:11.4f}{words}  {path}\n")
+            warnings = f"  ({', '.join(prediction.warnings)})" if prediction.warnings else ""
+            stream.write(f"{prediction.label:{width}}  {prediction.probability:11.4f}{words}  {path}{warnings}\n")
 
     return write
 
@@ -129,7 +131,8 @@ def _csv(stream: IO[str], classes: tuple[str, ...], added: Sequence[str]) -> Cal
         else:
             scores = [f"{value:.6f}" for value in record["probabilities"].values()]
             more = [_cell(record[key][column]) for key in added for column in ADDED[key]]
-            row([record["path"], record["label"], f"{record['probability']:.6f}", "", "", *scores, *more])
+            warnings = _cell(record.get("warnings", []))
+            row([record["path"], record["label"], f"{record['probability']:.6f}", "", "", warnings, *scores, *more])
 
     return write
 

@@ -1,6 +1,6 @@
 """The contract: everything a host must know to feed a model and to read its answer.
 
-It is a JSON object in the ONNX file's metadata, under `SPEC_KEY`. `pixels.py` and `images.py` carry out `InputSpec`;
+It is a JSON object in the ONNX file's metadata, under `SPEC_KEY`. `medinfer.imaging` carries out `InputSpec`;
 the rest (mean, std, temperature, softmax) is inside the graph and stands here so that it can be read and checked.
 """
 
@@ -106,15 +106,35 @@ class Over(Schema):
 
 
 @schema
-class Dicom(Schema):
-    """How DICOM pixels become 8-bit: the file's own VOI window or [centre, width]; MONOCHROME1 is inverted once."""
+class PercentileWindow(Schema):
+    """`{"percentile": [low, high]}` in the JSON: from one percentile of the frame's values to another.
 
-    window: Literal["file"] | tuple[float, float] = "file"
+    A percentile is the value of the nearest rank: of n values in order, number ceil(p / 100 * n), at least 1.
+    """
+
+    percentile: tuple[float, float]
+
+    def check(self) -> None:
+        """Check the range."""
+        low, high = self.percentile
+        require(0 <= low < high <= 100, "percentile", f"0 <= {low} < {high} <= 100 does not hold")
+
+
+@schema
+class Dicom(Schema):
+    """Which frame of a DICOM file is taken, from 0, and which of its values become black and white.
+
+    `file` is the window or VOI LUT of the file, and `minmax` where it has none; `[center, width]` is linear; `minmax`
+    and `percentile` are of the frame's values after the modality step, without pixel padding.
+    """
+
+    window: Literal["file", "minmax"] | tuple[float, float] | PercentileWindow = "file"
     frame: int = 0
 
     def check(self) -> None:
         """Check the ranges."""
-        require(self.window == "file" or self.window[1] >= 1, "window", f"width {self.window[1]} is under 1")
+        if isinstance(self.window, tuple):
+            require(self.window[1] >= 1, "window", f"width {self.window[1]} is under 1")
         require(self.frame >= 0, "frame", f"{self.frame} is negative")
 
 

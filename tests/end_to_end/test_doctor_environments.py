@@ -51,7 +51,8 @@ class Environment:
 def base(tmp_path_factory):
     """A folder of what all environments share: all that the runtime and an onnxruntime need but onnxruntime."""
     folder = tmp_path_factory.mktemp("base")
-    needed = ["numpy", "opencv-python-headless", "click", "flatbuffers", "packaging", "protobuf"]
+    needed = ["numpy", "opencv-python-headless", "simplejpeg", "pillow", "click"]
+    needed += ["flatbuffers", "packaging", "protobuf"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, *needed]
     done = subprocess.run([*command, "-c", ROOT / "constraints.txt"], capture_output=True, text=True)
     if done.returncode and any(word in done.stderr for word in UNREACHABLE):

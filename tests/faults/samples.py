@@ -6,18 +6,23 @@ from __future__ import annotations
 import tempfile
 
 import cv2
+import imagecodecs
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image, features
+from PIL import Image
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.filebase import DicomBytesIO
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -143,8 +148,31 @@ def dicom_() -> dict[str, bytes]:
         "RLE rgb": run_lengths(dicom(rgb)),
         "JPEG": dicom(gray, syntax=JPEGBaseline8Bit, fragment=encode(gray, "JPEG")),
         "JPEG 2000": dicom(gray, syntax=JPEG2000Lossless, fragment=jpeg_2000(gray)),
+        "1 bit": dicom(np.packbits(gray)[None], BitsAllocated=1, BitsStored=1, Rows=HEIGHT, Columns=WIDTH),
+        "16-bit rgb": dicom(noise(HEIGHT, WIDTH, 3, np.uint16)),
+        "padding": dicom(deep.astype(np.int16), PixelPaddingValue=0, PixelPaddingRangeLimit=9, BitsStored=12),
+        "groups": dicom(gray.reshape(3, 10, WIDTH), PerFrameFunctionalGroupsSequence=groups(3), **frames),
+        "JPEG of 12 bits": dicom(deep, syntax=JPEGExtended12Bit, fragment=jpeg_12(deep), **window),
+        "HTJ2K": dicom(deep, syntax=HTJ2KLossless, fragment=imagecodecs.htj2k_encode(deep), **window),
         **by_gdcm(dicom(gray)),
     }
+
+
+def groups(count: int) -> Sequence:
+    """Return functional groups of so many frames, each with a rescale and a window."""
+    items = []
+    for index in range(count):
+        rescale, window, group = Dataset(), Dataset(), Dataset()
+        rescale.RescaleSlope, rescale.RescaleIntercept = 1, index
+        window.WindowCenter, window.WindowWidth = 100 + index, 200
+        group.PixelValueTransformationSequence, group.FrameVOILUTSequence = [rescale], [window]
+        items.append(group)
+    return Sequence(items)
+
+
+def jpeg_12(pixels: np.ndarray) -> bytes:
+    """Return an extended JPEG of 12 bits."""
+    return bytes(imagecodecs.jpeg8_encode(pixels, bitspersample=12, level=90))
 
 
 def run_lengths(data: bytes) -> bytes:
@@ -190,8 +218,8 @@ def _codestream(data: bytes, kind: int) -> bytes:
 
 
 def jpeg_2000(pixels: np.ndarray) -> bytes:
-    """Return a codestream, or, where Pillow cannot write one, the magic of one."""
-    return encode(pixels, "JPEG2000") if features.check("jpg_2000") else b"\xff\x4f\xff\x51" + bytes(100)
+    """Return a codestream without loss."""
+    return bytes(imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True))
 
 
 def onnx() -> dict[str, bytes]:

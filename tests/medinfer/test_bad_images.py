@@ -189,15 +189,28 @@ def test_samples_other_than_unsigned_8_or_16_bits_are_refused(dtype, write_tiff,
     assert refusal(write_tiff(np.ones((H, W), dtype))).code == "unsupported_dtype"
 
 
-# Transparency that OpenCV does not hand over, or hands over multiplied into the colours, must be refused.
+# Transparency: colors that were multiplied by it are lost, and refused.
 
 
 @pytest.mark.parametrize("alpha", ["drop", OVER], ids=["drop", "over"])
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
-def test_a_colour_tiff_with_transparency_is_refused(compression, alpha, encode, picture, refusal):
-    error = refusal(encode(Image.fromarray(picture(H, W, 4)), "TIFF", compression=compression), alpha=alpha)
+def test_a_tiff_with_unassociated_alpha_is_read_as_a_png_is(compression, alpha, encode, picture, read):
+    rgba = Image.fromarray(picture(H, W, 4))
+    as_png = read(encode(rgba, "PNG"), alpha=alpha)
+    np.testing.assert_array_equal(read(encode(rgba, "TIFF", compression=compression), alpha=alpha), as_png)
+
+
+@pytest.mark.parametrize("alpha", ["drop", OVER], ids=["drop", "over"])
+@pytest.mark.parametrize("extra", [None, 0, 1])
+def test_a_tiff_with_premultiplied_alpha_is_refused_unless_it_is_opaque(
+    extra, alpha, write_tiff, picture, refusal, read
+):
+    rgba = picture(H, W, 4)
+    error = refusal(write_tiff(rgba, extra=extra), alpha=alpha)
     assert error.code == "unsupported_format"
     assert "Convert it to PNG" in error.hint
+    rgba[..., 3] = 255
+    np.testing.assert_array_equal(read(write_tiff(rgba, extra=extra), alpha=alpha), rgba[..., :3])
 
 
 def right_or_refused(read, data, *answers, alpha="drop"):

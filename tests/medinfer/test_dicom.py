@@ -6,14 +6,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import example, given, strategies as st
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from medinfer.imaging import preprocess
-from medinfer.imaging.dicom._luts import windowed
+from medinfer.imaging.dicom import read_dicom as read_dicom_file
+from medinfer.spec import Dicom
 
 VALUES = np.uint16([[0, 49, 50, 100, 149, 150, 4095]])
 # Centre 100, width 101: y = (v - 99.5) / 100 + 0.5, so -0.495, -0.005, 0.005, 0.505, 0.995, 1.005, ...
@@ -21,6 +21,17 @@ SHOWN = [[0, 0, 1, 129, 254, 255, 255]]
 INVERTED = [[255, 255, 254, 126, 1, 0, 0]]  # from 1 - y: 0.495 x 255 = 126.225
 WINDOW = {"WindowCenter": 100, "WindowWidth": 101}
 FOUR = np.uint8([[0, 1, 2, 3]])
+
+
+@pytest.fixture(scope="session")
+def shown():
+    """The levels and the warnings of a DICOM file: `shown(data, window="minmax")`."""
+
+    def show(data, **fields):
+        pixels, warnings = read_dicom_file(data, Dicom(**fields), 10_000)
+        return pixels.tolist(), warnings
+
+    return show
 
 
 def lut(entries, *, first=0, bits=16, packed=False):
@@ -75,35 +86,82 @@ def test_the_file_names_the_function_of_its_window(function, shown, read_dicom, 
     assert read_dicom(data).tolist() == [shown]
 
 
-@given(
-    values=st.lists(st.integers(-40_000, 70_000), min_size=1, max_size=20),
-    center=st.floats(-50_000, 70_000),
-    width=st.floats(1, 70_000),
-    function=st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"]),
-)
-@example(values=[0, 1], center=0.5, width=1, function="LINEAR")
-def test_windows_are_pydicoms_scaled_to_one(values, center, width, function):
-    dataset = Dataset()
-    dataset.PhotometricInterpretation, dataset.BitsStored, dataset.PixelRepresentation = "MONOCHROME2", 16, 0
-    dataset.WindowCenter, dataset.WindowWidth, dataset.VOILUTFunction = f"{center:.10g}", f"{width:.10g}", function
-    array = np.float64(values)
-    with np.errstate(over="ignore"):  # theirs overflows in its SIGMOID
-        expected = apply_voi_lut(array, dataset) / 65535
-    made = windowed(array, float(dataset.WindowCenter), float(dataset.WindowWidth), function)
-    np.testing.assert_allclose(made, expected, rtol=0, atol=1e-9)
-
-
 @pytest.mark.parametrize("width", ["0", "0.5", "-3"])
-def test_a_width_that_is_none_shows_the_whole_range(width, read_dicom, write_dicom):
-    data = write_dicom(np.uint8([[0, 51, 255]]), WindowCenter=100, WindowWidth=width)
-    assert read_dicom(data).tolist() == [[0, 51, 255]]
+def test_a_window_of_a_width_that_its_function_does_not_allow_is_passed_over(width, shown, write_dicom):
+    data = write_dicom(np.uint8([[10, 60, 110]]), WindowCenter=100, WindowWidth=width)
+    assert shown(data) == ([[0, 128, 255]], ("window_fallback",))
+
+
+# the range of a frame's values
 
 
 @pytest.mark.parametrize("tags", [{}, {"WindowCenter": None, "WindowWidth": None}], ids=["none", "empty"])
-def test_without_a_window_the_range_of_the_stored_bits_is_shown(tags, read_dicom, write_dicom):
-    data = write_dicom(np.uint16([[0, 1, 2048, 4095]]), BitsStored=12, **tags)
-    # 255 / 4095 = 0.062, 2048 / 4095 x 255 = 127.53
-    assert read_dicom(data).tolist() == [[0, 0, 128, 255]]
+def test_without_a_window_in_the_file_the_range_of_the_frame_is_shown_and_a_warning_given(tags, shown, write_dicom):
+    data = write_dicom(np.uint16([[100, 150, 200, 300]]), BitsStored=12, **tags)
+    assert shown(data) == ([[0, 64, 128, 255]], ("window_fallback",))  # 50 / 200 x 255 = 63.75
+    assert shown(data, window="minmax") == ([[0, 64, 128, 255]], ())
+    assert shown(write_dicom(VALUES, **WINDOW)) == (SHOWN, ())
+
+
+def test_minmax_is_of_rescaled_values_also_if_they_fall(shown, write_dicom):
+    data = write_dicom(np.int16([[-10, 0, 10]]), RescaleSlope=-3, RescaleIntercept=1000)
+    assert shown(data, window="minmax")[0] == [[255, 128, 0]]
+
+
+def test_minmax_is_of_the_frame_that_is_shown(shown, write_dicom):
+    frames = np.uint8([[[0, 10, 20, 255]], [[100, 100, 150, 200]]])
+    data = write_dicom(frames, NumberOfFrames=2, Rows=1, Columns=4)
+    assert shown(data, window="minmax", frame=1)[0] == [[0, 0, 128, 255]]
+
+
+@pytest.mark.parametrize(
+    ("percentiles", "ends"),
+    # Of 1, 2, ..., 1000 the nearest rank of p is ceil(10 p).
+    [([0, 100], (1, 1000)), ([1, 99], (10, 990)), ([0.05, 99.95], (1, 1000)), ([50, 99.9], (500, 999))],
+)
+def test_percentiles_are_nearest_ranks(percentiles, ends, shown, write_dicom):
+    values = np.random.default_rng(1).permutation(np.arange(1, 1001, dtype=np.uint16)).reshape(20, 50)
+    made = shown(write_dicom(values, RescaleSlope=1, RescaleIntercept=-5000), window={"percentile": percentiles})[0]
+    share = np.clip((values.astype(float) - ends[0]) / (ends[1] - ends[0]), 0, 1)
+    np.testing.assert_array_equal(made, np.floor(255 * share + 0.5))
+
+
+def test_percentiles_weigh_how_often_a_value_is_there(shown, write_dicom):
+    values = np.repeat(np.uint8([0, 50, 100, 200]), [1, 97, 1, 1]).reshape(10, 10)
+    assert shown(write_dicom(values), window={"percentile": [1, 99]})[0][-1][-3:] == [128, 255, 255]
+    assert np.unique(shown(write_dicom(values), window={"percentile": [2, 98]})[0]).tolist() == [0]
+
+
+@pytest.mark.parametrize("window", ["minmax", {"percentile": [0, 100]}])
+@pytest.mark.parametrize(
+    ("pixels", "tags"),
+    [
+        (np.int16([[-2000, 0, 100, 200]]), {"PixelPaddingValue": -2000}),
+        (np.int16([[-2000, 0, 100, 200]]), {"PixelPaddingValue": -1990, "PixelPaddingRangeLimit": -2500}),
+        (np.int16([[-2000, 0, 100, 200]]), {"PixelPaddingValue": -2000, "BitsStored": 12}),
+        (np.uint16([[0, 1000, 1100, 1200]]), {"PixelPaddingValue": 0}),
+    ],
+    ids=["signed", "range", "12 bits", "unsigned"],
+)
+def test_padding_is_left_out_of_the_range_and_clipped_like_any_value(window, pixels, tags, shown, write_dicom):
+    assert shown(write_dicom(pixels, RescaleSlope=2, RescaleIntercept=7, **tags), window=window)[0] == [
+        [0, 0, 128, 255]
+    ]
+
+
+@pytest.mark.parametrize("window", ["file", "minmax", {"percentile": [1, 99]}])
+@pytest.mark.parametrize(
+    ("tags", "level"),
+    [
+        ({}, 0),
+        ({"PixelPaddingValue": 7}, 0),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, 255),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 7}, 255),
+    ],
+    ids=["constant", "all padding", "inverted", "inverted padding"],
+)
+def test_an_empty_range_is_level_0(window, tags, level, shown, write_dicom):
+    assert shown(write_dicom(np.full((3, 4), 7, np.uint8), **tags), window=window)[0] == [[level] * 4] * 3
 
 
 def test_signed_samples_have_their_own_range(read_dicom, write_dicom):
@@ -112,7 +170,8 @@ def test_signed_samples_have_their_own_range(read_dicom, write_dicom):
 
 def test_what_stands_above_the_stored_bits_means_nothing(read_dicom, write_dicom):
     plain = np.uint16([[0, 1000, 4095]])
-    assert read_dicom(write_dicom(plain | 0x5000, BitsStored=12)).tolist() == [[0, 62, 255]]
+    data = write_dicom(plain | 0x5000, BitsStored=12)
+    assert read_dicom(data).tolist() == read_dicom(data, window=[2048, 4096]).tolist() == [[0, 62, 255]]
     # Of 12 bits the highest is the sign, whatever the four above it say.
     signed = write_dicom(np.int16([[0x0800, 0x0000, 0x07FF]]), BitsStored=12)
     assert read_dicom(signed).tolist() == [[0, 128, 255]]
@@ -127,18 +186,14 @@ def test_the_rescale_is_applied_before_the_window(read_dicom, write_dicom):
     assert read_dicom(halves).tolist() == [[0, 0, 4, 131, 254, 255, 255]]
 
 
-def test_without_a_window_the_rescaled_range_is_shown_even_upside_down(read_dicom, write_dicom):
-    data = write_dicom(np.uint8([[0, 51, 255]]), RescaleSlope=-3, RescaleIntercept=1000)
-    assert read_dicom(data).tolist() == [[255, 204, 0]]
-
-
 def test_a_modality_table_stands_for_the_rescale(read_dicom, write_dicom):
     table = lut([49, 50, 100, 149], first=1, bits=8)
     # Below the first value the first entry, above the last the last.
     assert read_dicom(write_dicom(np.uint8([[0, 2, 3, 9]]), ModalityLUTSequence=table, **WINDOW)).tolist() == [
         [0, 1, 129, 254]
     ]
-    assert read_dicom(write_dicom(np.uint8([[0, 2, 3, 9]]), ModalityLUTSequence=table)).tolist() == [[49, 50, 100, 149]]
+    # 1 / 100 x 255 = 2.55
+    assert read_dicom(write_dicom(np.uint8([[0, 2, 3, 9]]), ModalityLUTSequence=table)).tolist() == [[0, 3, 130, 255]]
 
 
 @pytest.mark.parametrize(

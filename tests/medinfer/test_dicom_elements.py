@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
 import tracemalloc
@@ -10,14 +11,31 @@ import zlib
 
 import numpy as np
 import pytest
-from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
-from medinfer.imaging.dicom._elements import after_file_meta
+from medinfer.imaging.dicom import looks_like_dicom
 from medinfer.inputs import find_images
 
 VALUES = np.uint16([[0, 49, 50, 100, 149, 150, 4095]])
 WINDOW = {"WindowCenter": 100, "WindowWidth": 101}
 SHOWN = [[0, 0, 1, 129, 254, 255, 255]]  # test_dicom.py says why
+
+
+def start_of_data_set(data):
+    """Where the elements after the file meta information start."""
+    (length,) = struct.unpack_from("<I", data, 140)
+    return 144 + length
 
 
 def test_a_dicom_file_needs_no_suffix_and_a_directory_of_them_is_no_picture(read_dicom, write_dicom, tmp_path):
@@ -33,7 +51,7 @@ def test_a_dicom_file_needs_no_suffix_and_a_directory_of_them_is_no_picture(read
 
 def test_a_file_that_misstates_how_its_elements_are_written_is_read(read_dicom, write_dicom):
     explicit, implicit = (write_dicom(VALUES, syntax=s, **WINDOW) for s in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2"))
-    starts = [after_file_meta(memoryview(data)) for data in (explicit, implicit)]
+    starts = [start_of_data_set(data) for data in (explicit, implicit)]
     assert read_dicom(explicit[: starts[0]] + implicit[starts[1] :]).tolist() == SHOWN
     assert read_dicom(implicit[: starts[1]] + explicit[starts[0] :]).tolist() == SHOWN
 
@@ -83,16 +101,39 @@ def test_deep_sequences_are_passed_over(read_dicom, write_dicom):
     assert read_dicom(nested(write_dicom(VALUES, **WINDOW), closed=True)).tolist() == SHOWN
 
 
-def test_nothing_warns_whatever_is_odd(read_dicom, write_dicom, dicom_refusal):
+def test_nothing_warns_or_logs_whatever_is_odd(read_dicom, write_dicom, dicom_refusal, caplog):
     """With warnings for errors, as a program may have them, the outcome is the same."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is writing that warns here
         odd = write_dicom(VALUES, SpecificCharacterSet="NO_SUCH", PatientAge="very old", StudyDate="soon", **WINDOW)
-    odd = odd.replace(b"100 ", b"1E2 ")
-    with warnings.catch_warnings():
+    assert odd.count(b"100.0 ") == 1
+    odd = odd.replace(b"100.0 ", b"1.00E2")
+    caplog.clear()
+    with warnings.catch_warnings(), caplog.at_level(logging.DEBUG):
         warnings.simplefilter("error")
         assert read_dicom(odd + bytes(16)).tolist() == SHOWN
         assert dicom_refusal(odd[:-3]).code == "truncated"
+    assert not caplog.records
+
+
+def test_numbers_of_more_characters_than_allowed_are_read(read_dicom, write_dicom):
+    data = write_dicom(VALUES, syntax=ImplicitVRLittleEndian, **WINDOW)
+    short = struct.pack("<HHI", 0x0028, 0x1050, 6) + b"100.0 "
+    assert data.count(short) == 1
+    long = struct.pack("<HHI", 0x0028, 0x1050, 32) + b"100.0000000000000000000000000000"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_dicom(data.replace(short, long)).tolist() == SHOWN
+
+
+def test_the_settings_of_pydicom_stay_as_they_are(read_dicom, write_dicom):
+    def settings():
+        decoders = {uid: get_decoder(uid).available_plugins for uid in (RLELossless, JPEG2000Lossless)}
+        return {name: repr(value) for name, value in vars(config).items()}, decoders
+
+    before = settings()
+    read_dicom(write_dicom(VALUES, **WINDOW))
+    assert settings() == before
 
 
 def test_files_are_read_by_many_threads_at_once(read_dicom, write_dicom):
@@ -121,7 +162,7 @@ def test_a_deflated_bomb_is_not_inflated(read_dicom, write_dicom, dicom_refusal)
     """80 MB in 80 kB: before the pixels refused at the limit of a header, behind them never looked at."""
     zeros = bytes(80 << 20)
     plain, meta = write_dicom(VALUES, **WINDOW), write_dicom(VALUES, syntax=DeflatedExplicitVRLittleEndian)
-    elements, meta = plain[after_file_meta(memoryview(plain)) :], meta[: after_file_meta(memoryview(meta))]
+    elements, meta = plain[start_of_data_set(plain) :], meta[: start_of_data_set(meta)]
     private = struct.pack("<HH2sHI", 0x0009, 0x1010, b"OB", 0, len(zeros))
     before, behind = deflated(meta, private + zeros + elements), deflated(meta, elements + zeros)
     columns = [struct.pack("<HH2sHH", 0x28, 0x11, b"US", 2, count) for count in (7, 60_000)]
@@ -164,8 +205,8 @@ def test_headers_that_cannot_be_meant_are_refused(tags, code, write_dicom, dicom
 
 @pytest.mark.parametrize(
     ("pixels", "code"),
-    [(np.uint32([[1]]), "unsupported_dtype"), (np.zeros((1, 1, 3), np.uint16), "unsupported_dtype")],
-    ids=["32 bits", "16-bit colour"],
+    [(np.uint32([[1]]), "unsupported_dtype"), (np.zeros((1, 1, 3), np.uint32), "unsupported_dtype")],
+    ids=["32 bits", "32-bit color"],
 )
 def test_samples_that_are_not_supported_are_refused(pixels, code, write_dicom, dicom_refusal):
     assert dicom_refusal(write_dicom(pixels)).code == code
@@ -183,7 +224,9 @@ def test_sequences_nested_without_end_are_refused(write_dicom, dicom_refusal):
 def test_a_file_without_its_transfer_syntax_is_refused(write_dicom, dicom_refusal):
     assert dicom_refusal(bytes(128) + b"DICM").code == "invalid_dicom"
     data = write_dicom(VALUES)
-    assert dicom_refusal(data[:132] + data[after_file_meta(memoryview(data)) :]).code == "invalid_dicom"
+    start, syntax = start_of_data_set(data), data.index(struct.pack("<HH2s", 2, 0x10, b"UI"))
+    (length,) = struct.unpack_from("<H", data, syntax + 6)
+    assert dicom_refusal(data[:syntax] + data[syntax + 8 + length : start] + data[start:]).code == "invalid_dicom"
 
 
 def test_video_is_refused(write_dicom, dicom_refusal):
@@ -200,7 +243,148 @@ def test_no_error_tells_what_a_file_says_of_its_patient(write_dicom, dicom_refus
         assert name not in str(error)
 
 
-def test_uncompressed_files_need_no_pydicom(read_dicom, write_dicom, without_pydicom):
+def test_without_pydicom_a_file_is_refused_with_the_line_to_install_it(write_dicom, dicom_refusal, without_pydicom):
     data = write_dicom(VALUES, **WINDOW)
     without_pydicom()
+    error = dicom_refusal(data)
+    assert (error.code, error.hint) == ("missing_extra", 'Install it: pip install "medonnx[dicom]"')
+
+
+# without a preamble or file meta information
+
+SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_file_without_its_preamble_is_read(syntax, read_dicom, write_dicom):
+    data = write_dicom(VALUES, syntax=syntax, StudyDate="20240506", **WINDOW)[132:]
+    assert looks_like_dicom(data[:132])
     assert read_dicom(data).tolist() == SHOWN
+
+
+@pytest.mark.parametrize("preamble", [b"", bytes(128) + b"DICM"], ids=["bare", "preamble"])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_file_without_file_meta_information_is_read(syntax, preamble, read_dicom, write_dicom):
+    data = write_dicom(VALUES, syntax=syntax, StudyDate="20240506", Modality="CT", **WINDOW)
+    data = preamble + data[start_of_data_set(data) :]
+    assert looks_like_dicom(data[:132])
+    assert read_dicom(data).tolist() == SHOWN
+
+
+def test_compressed_pixels_of_an_unknown_transfer_syntax_are_refused(write_dicom, dicom_refusal):
+    data = write_dicom(VALUES, syntax=JPEG2000Lossless, fragment=bytes(40), StudyDate="20240506", **WINDOW)
+    assert dicom_refusal(data[start_of_data_set(data) :]).code == "invalid_dicom"
+    stated = data.replace(b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.1\0\0\0")
+    assert dicom_refusal(stated).code == "invalid_dicom"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "ICO", "PPM", "JPEG2000"])
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (8, 2), (512, 2048)])
+def test_other_images_are_not_taken_for_dicom(kind, size, encode):
+    assert not looks_like_dicom(encode(np.full(size, 8, np.uint8), kind)[:1024])
+
+
+NO_DICOM = [b"", b"\x08", b"\x08\0\x05\0CS", b"a note, of more than eight bytes", b"(0008,0005) CS", bytes(200)]
+NO_DICOM += [b"\x08\0\x05\0" * 30, b"\x02\0\0\0" * 30, b"\x08\0\x08\0\x08\0\0\0" + bytes(100), b"\0\x08\0\x05" * 30]
+
+
+@pytest.mark.parametrize("start", NO_DICOM, ids=repr)
+def test_other_files_are_not_taken_for_dicom(start):
+    assert not looks_like_dicom(start)
+
+
+# what a file may cost
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_millions_of_elements_are_too_large(syntax, write_dicom, dicom_refusal):
+    data = write_dicom(VALUES, syntax=syntax, **WINDOW)
+    start = start_of_data_set(data)
+    empty = struct.pack("<HH", 8, 0x2111) + (b"ST\0\0" if syntax == ExplicitVRLittleEndian else bytes(4))
+    assert dicom_refusal(data[:start] + empty * (100 << 17) + data[start:]).code == "too_large"
+
+
+@pytest.mark.parametrize("wanted", [(0x0040, 0xA730), (0x5200, 0x9230)], ids=["passed over", "functional groups"])
+@pytest.mark.parametrize("length", ["undefined", "explicit"])
+def test_millions_of_items_are_too_large_and_deep_nesting_is_not(
+    wanted, length, read_dicom, write_dicom, dicom_refusal
+):
+    data = write_dicom(VALUES, syntax=ImplicitVRLittleEndian, **WINDOW)
+    place = data.index(struct.pack("<HHI", 0x7FE0, 0x10, 14))
+
+    def within(content):
+        size = len(content) if length == "explicit" else 0xFFFFFFFF
+        end = b"" if length == "explicit" else struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        return data[:place] + struct.pack("<HHI", *wanted, size) + content + end + data[place:]
+
+    opened = struct.pack("<HHIHHI", 0xFFFE, 0xE000, 0xFFFFFFFF, *wanted, 0xFFFFFFFF)
+    closed = struct.pack("<HHIHHI", 0xFFFE, 0xE0DD, 0, 0xFFFE, 0xE00D, 0)
+    assert read_dicom(within(opened * 5000 + closed * 5000)).tolist() == SHOWN
+    items = within(struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 2_000_000)
+    if length == "undefined":
+        assert dicom_refusal(items).code == "too_large"
+    else:
+        assert read_dicom(items).tolist() == SHOWN
+
+
+def test_a_value_or_a_frame_that_is_far_longer_than_it_can_be_is_too_large(write_dicom, dicom_refusal):
+    zeros = bytes(70 << 20)
+    data = write_dicom(VALUES, syntax=ImplicitVRLittleEndian, ModalityLUTSequence=[Dataset()])
+    place = data.index(struct.pack("<HH", 0x0028, 0x3000))
+    long = data[:place] + struct.pack("<HHI", 0x0028, 0x3000, len(zeros)) + zeros + data[place + 16 :]
+    fragments = write_dicom(VALUES, syntax=RLELossless, fragment=zeros)
+    tracemalloc.start()
+    assert dicom_refusal(long).code == "too_large"
+    assert dicom_refusal(fragments).code == "too_large"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("undefined", [True, False])
+def test_thousands_of_frames_with_groups_of_their_own_are_read(undefined, read_dicom, write_dicom):
+    def group(index):
+        window = Dataset()
+        window.WindowCenter, window.WindowWidth = 100 + index, 101
+        group = Dataset()
+        group.FrameVOILUTSequence = [window]
+        group.FrameContentSequence = [Dataset()]
+        for sequence in (group["FrameVOILUTSequence"], group["FrameContentSequence"]):
+            sequence.is_undefined_length = undefined
+            sequence.value[0].is_undefined_length_sequence_item = undefined
+        group.is_undefined_length_sequence_item = undefined
+        return group
+
+    count = 5000
+    frames = np.uint16(VALUES + np.arange(count)[:, None, None])
+    groups = [group(index) for index in range(count)]
+    data = write_dicom(frames, NumberOfFrames=count, Rows=1, Columns=7, PerFrameFunctionalGroupsSequence=groups)
+    for index in (0, 1, count - 1):
+        assert read_dicom(data, frame=index).tolist() == SHOWN
+
+
+def test_a_film_that_deflates_well_is_inflated_up_to_the_frame_that_is_shown(read_dicom, write_dicom, dicom_refusal):
+    """900 frames of a megapixel in 1 MB; no more of them is kept than the one that is shown."""
+    plain, meta = write_dicom(np.uint8([[1]]), **WINDOW), write_dicom(VALUES, syntax=DeflatedExplicitVRLittleEndian)
+    meta = meta[: start_of_data_set(meta)]
+    place = plain.index(struct.pack("<HH2s", 0x7FE0, 0x10, b"OB"))
+    header = plain[start_of_data_set(plain) : place]
+    for element, value in ((0x10, 1000), (0x11, 1000)):
+        header = header.replace(
+            struct.pack("<HH2sHH", 0x28, element, b"US", 2, 1), struct.pack("<HH2sHH", 0x28, element, b"US", 2, value)
+        )
+    header = header.replace(
+        struct.pack("<HH", 0x28, 0x10), struct.pack("<HH2sH4sHH", 0x28, 8, b"IS", 4, b"5000", 0x28, 0x10)
+    )
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    parts = [packer.compress(header + struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFE))]
+    parts += [packer.compress(bytes([frame % 256]) * 1_000_000) for frame in range(900)]
+    data = b"".join([meta, *parts, packer.flush()])
+    assert len(data) < 2 << 20
+    tracemalloc.start()
+    assert (read_dicom(data, frame=200, window=[128, 256]) == 200).all()
+    assert dicom_refusal(data, frame=1100).code == "too_large"
+    assert dicom_refusal(data, frame=1000).code == "truncated"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 << 20

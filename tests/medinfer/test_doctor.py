@@ -39,6 +39,7 @@ def get_available_providers(): return ["AzureExecutionProvider", "CPUExecutionPr
 """
 CRASHING = WORKING.replace("**more): pass", "**more): import os; os.kill(os.getpid(), 11)")
 HANGING = "import time\nwhile True: time.sleep(1)"
+DECODERS = ("simplejpeg", "pil")
 
 
 class Site:
@@ -90,7 +91,7 @@ def site(tmp_path):
 @pytest.fixture
 def whole(site):
     """An environment in which everything is there that the runtime needs."""
-    site.link("numpy", "cv2", "opencv")
+    site.link("numpy", "cv2", "opencv", *DECODERS)
     site.write("onnxruntime", WORKING)
     site.list("onnxruntime", "1.31.1", "onnxruntime")
     return site
@@ -102,7 +103,8 @@ def test_a_whole_environment_is_told_line_by_line_and_ends_well(whole):
     lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     said = {line.split()[1]: line.split()[0] for line in lines[:-1]}
     assert {said[topic] for topic in ("medonnx", "numpy", "opencv", "onnxruntime", "cpu", "cores")} == {"ok"}
-    assert "decodes png, jpeg, tiff, webp" in done.stdout
+    assert "decodes png, jpeg, tiff, webp, bmp" in done.stdout
+    assert said["tiff"] == "note"
     assert lines[-1] == "Models run here on: cpu."
     assert done.stderr == ""
 
@@ -136,7 +138,7 @@ def test_two_in_different_folders_and_packages_that_only_sound_alike_are_no_conf
 
 
 def test_no_onnxruntime_is_told_with_the_line_that_installs_one(site):
-    site.link("numpy", "cv2", "opencv")
+    site.link("numpy", "cv2", "opencv", *DECODERS)
     code, found = site.findings()
     assert code == 5
     (only,) = found["onnxruntime"]
@@ -146,7 +148,7 @@ def test_no_onnxruntime_is_told_with_the_line_that_installs_one(site):
 
 
 def test_what_an_uninstallation_left_behind_is_not_taken_for_an_onnxruntime(site):
-    site.link("numpy", "cv2", "opencv")
+    site.link("numpy", "cv2", "opencv", *DECODERS)
     (site.folder / "onnxruntime/capi").mkdir(parents=True)
     site.list("onnxruntime-gpu", "1.31.1", "onnxruntime")
     code, found = site.findings()
@@ -205,11 +207,11 @@ def test_what_packages_print_does_not_disturb_the_answer(site, monkeypatch):
 
 
 def test_two_opencvs_are_wrong_only_where_their_versions_differ(site, monkeypatch):
-    monkeypatch.setattr(diagnosis, "ask", lambda *words: {"version": "5.0.0", "failed": {}})
+    monkeypatch.setattr(diagnosis, "ask", lambda *words: {"version": "5.0.0", "read": ["png"], "failed": {}})
     monkeypatch.setattr(sys, "path", [str(site.folder)])
     site.list("opencv-python-headless", "5.0.0.93", "cv2")
     site.list("opencv-python", "5.0.0.93", "cv2")
-    assert [each.status for each in diagnosis._opencv()] == ["note", "ok"]
+    assert [each.status for each in diagnosis._opencv()] == ["note", "ok", "ok"]
     site.list("opencv-contrib-python", "4.14.0.94", "cv2")
     first = next(diagnosis._opencv())
     assert first.status == "wrong"
@@ -312,6 +314,7 @@ def test_a_provider_that_leaves_the_node_to_another_does_not_pass(monkeypatch):
 
 def test_a_decoder_that_mixes_up_colours_or_takes_half_a_picture_is_found_out(monkeypatch):
     import cv2
+    import simplejpeg
 
     whole = cv2.imdecode
 
@@ -320,20 +323,24 @@ def test_a_decoder_that_mixes_up_colours_or_takes_half_a_picture_is_found_out(mo
         return None if image is None else image[..., ::-1]
 
     monkeypatch.setattr(cv2, "imdecode", swapped)
-    assert set(probes.PROBES["images"]()["failed"]) == {"png", "jpeg", "tiff", "webp"}
+    assert set(probes.PROBES["images"]()["failed"]) == {"png", "webp"}
+    monkeypatch.setattr(cv2, "imdecode", whole)
+    strictly = simplejpeg.decode_jpeg
 
-    def lenient(data, flags):
-        image = whole(data, flags)
-        return np.full((8, 16, 3), probes.COLOR, np.uint8) if image is None else image
+    def lenient(*words, **options):
+        try:
+            return strictly(*words, **options)
+        except ValueError:
+            return np.full((8, 16, 3), probes.COLOR, np.uint8)
 
-    monkeypatch.setattr(cv2, "imdecode", lenient)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lenient)
     assert probes.PROBES["images"]()["failed"] == {"half a jpeg": "is taken for a whole one"}
 
 
 def test_dicom_files_are_really_decoded_and_what_has_no_decoder_here_is_told():
     found = probes.PROBES["dicom"]()
     assert {"uncompressed", "RLE"} <= set(found["read"])
-    assert set(found["failed"].values()) <= {"missing_decoder"}
+    assert set(found["failed"].values()) <= {"missing_extra"}
 
 
 @pytest.mark.parametrize(("at", "line"), [("bin", "pip install"), ("elsewhere", "{python} -m pip install")])

@@ -62,7 +62,7 @@ def files(picture, encode, write_png, write_tiff):
         "jpeg gray": jpeg(gray),
         "jpeg gray progressive": jpeg(gray, progressive=True),
         "bmp rgb": (encode(rgb, "BMP"), rgb),
-        "bmp gray": (encode(gray, "BMP"), np.dstack([gray] * 3)),
+        "bmp gray": (encode(gray, "BMP"), gray),
         "bmp palette": (encode(palette, "BMP"), colors),
         "bmp 1-bit": (encode(bits, "BMP"), np.dstack([black_white] * 3)),
         "bmp from the top": (upside_down[:22] + struct.pack("<i", -H) + upside_down[26:], rgb),

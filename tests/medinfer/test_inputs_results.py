@@ -152,9 +152,10 @@ NOT_UTF8 = os.fsdecode(b"caf\xe9.png")
 @pytest.mark.parametrize("source", HOSTILE)
 def test_csv_has_a_row_for_each_image_whatever_its_name(source):
     header, first, second = csv.reader(io.StringIO(written("csv", good(source), bad(source)), newline=""))
-    assert header == ["path", "label", "probability", "error", "message", *(f"p({name})" for name in CLASSES)]
-    assert first == [source, "ill, very", "0.700000", "", "", "0.250000", "0.700000", "0.050000"]
-    assert second == [source, "", "", "not_an_image", "no image starts with b'a'. Supported: PNG.", "", "", ""]
+    common = ["path", "label", "probability", "error", "message", "warnings"]
+    assert header == [*common, *(f"p({name})" for name in CLASSES)]
+    assert first == [source, "ill, very", "0.700000", "", "", "", "0.250000", "0.700000", "0.050000"]
+    assert second == [source, "", "", "not_an_image", "no image starts with b'a'. Supported: PNG.", "", "", "", ""]
 
 
 @pytest.mark.parametrize("source", HOSTILE)
@@ -165,6 +166,7 @@ def test_jsonl_has_a_line_for_each_image_whatever_its_name(source):
         "label": "ill, very",
         "probability": 0.7,
         "probabilities": {"well": 0.25, "ill, very": 0.7, 'so-"called"': 0.05},
+        "warnings": [],
     }
     error = {"code": "not_an_image", "message": "no image starts with b'a'. Supported: PNG."}
     assert second == {"path": source, "error": error}

@@ -27,6 +27,7 @@ from medinfer.spec import (
     Over,
     Pad,
     PadFit,
+    PercentileWindow,
     Provenance,
     Target,
 )
@@ -48,7 +49,9 @@ def tuples(elements, **sizes):
 RANGES = tuples(st.integers(0, 65535), min_size=2, max_size=2, unique=True).map(sorted)
 DEPTHS = st.just(Depth16()) | RANGES.map(lambda ends: Depth16(rule="range", low=ends[0], high=ends[1]))
 ALPHAS = st.just("drop") | st.builds(Over, over=st.tuples(LEVELS, LEVELS, LEVELS))
-WINDOWS = st.just("file") | st.tuples(NUMBERS, st.floats(1, 1e6))
+PERCENTS = st.tuples(st.floats(0, 49), st.floats(50, 100))
+WINDOWS = st.sampled_from(["file", "minmax"]) | st.tuples(NUMBERS, st.floats(1, 1e6))
+WINDOWS |= st.builds(PercentileWindow, percentile=PERCENTS)
 DICOMS = st.builds(Dicom, window=WINDOWS, frame=st.integers(0, 999))
 PADS = st.builds(PadFit, pad=st.builds(Pad, value=LEVELS, anchor=st.sampled_from(["center", "top_left"])))
 

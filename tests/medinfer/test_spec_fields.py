@@ -37,7 +37,7 @@ WHOLE = {
         "depth16": {"rule": "range", "low": 0, "high": 4095},
         "alpha": {"over": [0, 10, 255]},
         "min_side": 32,
-        "dicom": {"window": [40.0, 400.0], "frame": 2},
+        "dicom": {"window": {"percentile": [1.0, 99.5]}, "frame": 2},
         "mean": [0.5, 0.25, 0.125],
         "std": [0.2, 0.3, 0.4],
     },
@@ -109,6 +109,7 @@ WHOLE = {
 }
 PAD = {"pad": {"value": 114, "anchor": "top_left"}}
 FORMS = [("input.fit", PAD), ("input.fit", "stretch"), ("input.alpha", "drop"), ("input.dicom.window", "file")]
+FORMS += [("input.dicom.window", "minmax"), ("input.dicom.window", [40.0, 400.0])]
 
 
 def steps(path):

@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
+from medinfer.imaging import FEW_LEVELS
 from medtrain.layout import SET_ASIDE, Found, Sample
 from medtrain.splits import Finding, Severity
 from medtrain.survey import Facts, near_pairs
@@ -41,6 +42,7 @@ def audit(found: Found, samples: Sequence[Sample], facts: Sequence[Facts]) -> li
         *_near_duplicates(samples, facts),
         *_imbalance(samples),
         *_shortcuts(samples, facts),
+        *_few_levels(samples, facts),
     ]
 
 
@@ -88,6 +90,15 @@ def _imbalance(samples: Sequence[Sample]) -> list[Finding]:
         return []
     message = f"{many} images of {most!r}, {few} of {least!r}"
     return [Finding("imbalance", "warning", message, many - few)]
+
+
+def _few_levels(samples: Sequence[Sample], facts: Sequence[Facts]) -> list[Finding]:
+    names = tuple(sample.name for sample, found in zip(samples, facts, strict=True) if found.few_levels)
+    if not names:
+        return []
+    what = "1 image has" if len(names) == 1 else f"{len(names)} images have"
+    message = f"{what} fewer than {FEW_LEVELS} distinct levels after preprocessing"
+    return [Finding("few-levels", "warning", message, len(names), names)]
 
 
 def _shortcuts(samples: Sequence[Sample], facts: Sequence[Facts]) -> list[Finding]:

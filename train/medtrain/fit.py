@@ -39,7 +39,7 @@ from medtrain.weights import load_weights
 
 RESULTS = ("ckpt.pt", "last.pt", "metrics.json", "report.html", "splits.csv")
 STATE_KEYS = {"created", "torch", "recipe", "data_sha256", "finished", "seconds", "trainer"}
-RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
+RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "simplejpeg", "pillow")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from medinfer.errors import ImageError
-from medinfer.imaging import Image, preprocess, read_file, read_header, read_image
+from medinfer.errors import ImageError, UsageError
+from medinfer.imaging import (
+    DICOM_START,
+    Image,
+    has_few_levels,
+    looks_like_dicom,
+    preprocess,
+    read_file,
+    read_header,
+    read_image,
+)
 from medinfer.spec import InputSpec
 from medinfer.stream import available_cores, ordered_map
 from medtrain.layout import Sample
@@ -39,11 +48,17 @@ class Facts:
     """WIDTHxHEIGHT of the picture as decoded."""
     mode: str = ""
     """gray, rgb or alpha, and the bits of a sample: `gray8`."""
+    few_levels: bool = False
+    """The tensor has fewer than 16 distinct values."""
     error: str = ""
 
 
 def survey(samples: Sequence[Sample], spec: InputSpec, step: Callable[[], None] = lambda: None) -> list[Facts]:
-    """Return the facts of each sample, in order; `step` is called after each."""
+    """Return the facts of each sample, in order; `step` is called after each.
+
+    Raises:
+        UsageError: An image's decoder is not installed; without it, a class could lose its images unnoticed.
+    """
 
     def look(sample: Sample) -> Facts:
         return _facts(sample, spec)
@@ -61,9 +76,11 @@ def _facts(sample: Sample, spec: InputSpec) -> Facts:
         data = read_file(sample.path)
         digest = hashlib.sha256(data).hexdigest()
         image: Any = read_image(data, spec)
-        preprocess(image, spec)  # may refuse it too
+        tensor = preprocess(image, spec)  # may refuse it too
         kind, mode = _kind(data)
     except ImageError as error:
+        if error.code == "missing_extra":
+            raise UsageError(f"{sample.path}: {error.message}", hint=error.hint) from None
         return Facts(sha256=digest, error=f"{error.code}: {error.message}")
     if image.ndim == 3 and (image == image[..., :1]).all():
         image = np.ascontiguousarray(image[..., 0])  # three equal channels are the gray picture
@@ -74,14 +91,15 @@ def _facts(sample: Sample, spec: InputSpec) -> Facts:
         format=kind,
         size=f"{image.shape[1]}x{image.shape[0]}",
         mode=mode,
+        few_levels=has_few_levels(tensor),
     )
 
 
 def _kind(data: bytes) -> tuple[str, str]:
-    if data[128:132] == b"DICM":
+    if looks_like_dicom(data[:DICOM_START]):
         return "dicom", "dicom"
     header = read_header(data)
-    channels = "alpha" if header.alpha else "gray" if header.gray else "rgb"
+    channels = "alpha" if header.alpha else "gray" if header.channels == 1 else "rgb"
     return header.format, f"{channels}{header.bits}"
 
 

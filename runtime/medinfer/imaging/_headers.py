@@ -1,4 +1,4 @@
-"""What an image file says of itself before a pixel is decoded.
+"""Image headers, read before a pixel is decoded.
 
 A header of a few bytes can promise gigabytes, so size, depth and frame count are read here and judged first.
 Only the formats listed in `READERS` are decoded at all: each decoder is attack surface.
@@ -7,12 +7,23 @@ Only the formats listed in `READERS` are decoded at all: each decoder is attack 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 from medinfer.errors import ImageError
+from medinfer.imaging._files import Bytes
+from medinfer.imaging._limits import PARTS, SKIPPED_BYTES, max_parts
+from medinfer.imaging.tiff import read_directory, read_tiff_header
 
 Format = Literal["png", "jpeg", "bmp", "tiff", "webp"]
+SUPPORTED = "Supported: PNG, JPEG, BMP, TIFF, WebP, DICOM."
+# SOF0 to SOF2 and, arithmetic-coded, SOF9 and SOF10: what libjpeg-turbo decodes.
+JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+PROGRESSIVE = frozenset({0xC2, 0xCA})
+OTHER_JPEG_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7})
+PNG_SAMPLES, PNG_BYTES = {2: 3, 4: 2, 6: 4}, 1 << 16
+START_OF_SCAN, END_OF_IMAGE, APP1 = 0xDA, 0xD9, 0xE1
 
 
 class Header(NamedTuple):
@@ -22,184 +33,210 @@ class Header(NamedTuple):
     width: int
     height: int
     bits: int = 8
-    gray: bool = False
+    channels: int = 3
     alpha: bool = False
     floating: bool = False
     multi_frame: bool = False
-    white_is_zero: bool = False
     transparent_level: int | None = None
     orientation: int = 1
+    bulky: bool = False
+    """A PNG with over 64 KiB of chunks that are no pixels."""
+    many_scans: bool = False
+    """A JPEG whose components or bits are spread over several scans."""
 
 
-def read_header(data: bytes) -> Header:
-    """Read a file's header; raises ImageError `not_an_image`, `truncated` or `corrupt`."""
+def read_header(data: Bytes) -> Header:
+    """Read a file's header; raises ImageError `not_an_image`, `truncated`, `corrupt`, `unsupported_format`."""
+    start = data[0:12]
     for magic, offset, reader in READERS:
-        if data[offset : offset + len(magic)] == magic:
+        if start[offset : offset + len(magic)] == magic:
             try:
                 return reader(data)
             except (struct.error, IndexError):
                 raise ImageError("truncated", f"the file ends within its header, after {len(data)} bytes") from None
-    if not data:
+    if not start:
         raise ImageError("empty_file", "the file has 0 bytes")
-    raise ImageError(
-        "not_an_image",
-        f"no image starts with {data[:8]!r}",
-        hint="Supported: PNG, JPEG, BMP, TIFF, WebP, DICOM.",
-    )
+    raise ImageError("not_an_image", f"no image starts with {start[:8]!r}", hint=SUPPORTED)
 
 
 def looks_truncated(header: Header, data: bytes) -> bool:
-    """Tell whether a file that would not decode lacks its end (otherwise it is corrupt)."""
+    """Tell whether a PNG, WebP or BMP that would not decode lacks its end (otherwise it is corrupt)."""
     if header.format == "png":
         return b"IEND" not in data[-16:]
-    if header.format == "jpeg":
-        return b"\xff\xd9" not in data[-64:]
     if header.format == "webp":
         return int(struct.unpack_from("<I", data, 4)[0]) + 8 > len(data)
-    if header.format == "bmp":
-        return int(struct.unpack_from("<I", data, 2)[0]) > len(data)
-    # A TIFF has no end mark and no length; its directory often stands last, so a lost one is the usual sign.
-    return _tiff_offset(data) >= len(data)
+    return int(struct.unpack_from("<I", data, 2)[0]) > len(data)
 
 
-def _read_png(data: bytes) -> Header:
-    width, height, bits, color = struct.unpack_from(">IIBB", data, 16)
-    if data[12:16] != b"IHDR":
-        raise ImageError("corrupt", f"a PNG starts with IHDR, this one with {data[12:16]!r}")
-    transparent, animated, orientation = color in (4, 6), False, 1
-    level: int | None = None
+def _unpack(layout: str, data: Bytes, offset: int) -> tuple[Any, ...]:
+    return struct.unpack(layout, data[offset : offset + struct.calcsize(layout)])
+
+
+def _read_png(data: Bytes) -> Header:
+    length, kind, width, height, bits, color = _unpack(">I4sIIBB", data, 8)
+    if kind != b"IHDR" or length != 13:
+        raise ImageError("corrupt", f"a PNG starts with IHDR, this one with {kind!r}")
+    header = Header("png", width, height, bits, channels=1 if color in (0, 4) else 3, alpha=color in (4, 6))
+    compressed, other = 0, 0
+    for kind, start, length in png_chunks(data, max_parts(width * height)):
+        if kind == b"acTL":
+            header = header._replace(multi_frame=True)
+        elif kind == b"tRNS":
+            body = _checked_chunk(data, start, length)
+            level = int(struct.unpack_from(">H", body)[0]) if color == 0 else None
+            header = header._replace(alpha=True, transparent_level=level)
+        elif kind == b"eXIf":
+            header = header._replace(orientation=exif_orientation(_checked_chunk(data, start, length)))
+        compressed, other = compressed + length * (kind == b"IDAT"), other + length * (kind != b"IDAT")
+    row_bytes = 1 + (width * bits * PNG_SAMPLES.get(color, 1) + 7) // 8
+    if compressed > 2 * height * row_bytes + PNG_BYTES:  # deflate adds a thousandth at worst
+        raise ImageError("corrupt", f"{compressed} bytes of compressed pixels for {width}x{height} pixels")
+    return header._replace(bulky=other > PNG_BYTES)
+
+
+def png_chunks(data: Bytes, most: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind of each chunk up to IEND, and the offset and length of its body."""
     offset = 8
-    while offset + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, offset)
-        if kind == b"tRNS":
-            transparent = True
-            level = int(struct.unpack_from(">H", data, offset + 8)[0]) if color == 0 else None
-        animated |= kind == b"acTL"
-        if kind == b"eXIf":
-            orientation = _exif_orientation(data[offset + 8 : offset + 8 + length])
+    for _ in range(most):
+        head = data[offset : offset + 8]
+        if len(head) < 8 or head[4:] == b"IEND":
+            return  # a missing end is the decoder's to find
+        length = int.from_bytes(head[:4], "big")
+        yield head[4:], offset + 8, length
         offset += 12 + length
-    return Header(
-        format="png",
-        width=width,
-        height=height,
-        bits=bits,
-        gray=color in (0, 4),
-        alpha=transparent,
-        multi_frame=animated,
-        transparent_level=level,
-        orientation=orientation,
-    )
+    raise ImageError("too_large", f"the PNG has more than {most} chunks")
 
 
-def _read_jpeg(data: bytes) -> Header:
-    offset = 2
-    while True:
-        marker, kind = data[offset], data[offset + 1]
-        if marker != 0xFF:
+def _checked_chunk(data: Bytes, start: int, length: int) -> bytes:
+    """Return the body of a chunk; its checksum is compared here, for libpng passes over a wrong one."""
+    body = data[start : start + length]
+    if zlib.crc32(data[start - 4 : start] + body) != int.from_bytes(data[start + length : start + length + 4], "big"):
+        raise ImageError("corrupt", f"the PNG's chunk {data[start - 4 : start]!r} has a wrong checksum")
+    return body
+
+
+def _read_jpeg(data: Bytes) -> Header:
+    header: Header | None = None
+    orientation: int | None = None
+    for kind, start, length in _jpeg_segments(data):
+        if kind in OTHER_JPEG_FRAMES:
+            raise ImageError("unsupported_format", "lossless or hierarchical JPEG, or JPEG-LS")
+        if kind in JPEG_FRAMES:
+            bits, height, width, channels = struct.unpack(">BHHB", data[start : start + 6])
+            if channels not in (1, 3, 4):
+                raise ImageError("unsupported_format", f"a JPEG of {channels} components")
+            header = Header("jpeg", width, height, bits, channels, many_scans=kind in PROGRESSIVE)
+        elif kind == START_OF_SCAN and header and data[start : start + 1] != bytes([header.channels]):
+            header = header._replace(many_scans=True)
+        elif kind == APP1 and orientation is None and data[start : start + 6] == b"Exif\0\0":
+            orientation = exif_orientation(data[start : start + length])
+    if header is None:
+        raise ImageError("corrupt", "the JPEG has no frame header before its scan")
+    return header._replace(orientation=orientation or 1)
+
+
+def _jpeg_segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the marker of each segment up to the first scan, and the offset and length of its body."""
+    offset, skipped = 2, 0
+    for _ in range(PARTS):
+        head = data[offset : offset + 4]
+        if head[0] != 0xFF:
             raise ImageError("corrupt", f"no JPEG marker at byte {offset}")
-        if kind == 0xFF:  # fill byte
-            offset += 1
-        elif kind == 0x01 or 0xD0 <= kind <= 0xD8:  # markers without a length
+        marker = head[1]
+        if marker == 0xFF:
+            fill = _count_fill(data, offset) - 1
+            offset, skipped = offset + fill, skipped + fill
+            if skipped > SKIPPED_BYTES:
+                raise ImageError("corrupt", f"the JPEG has more than {SKIPPED_BYTES} fill bytes")
+        elif marker == END_OF_IMAGE:
+            return
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
             offset += 2
-        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # start of frame
-            bits, height, width, components = struct.unpack_from(">BHHB", data, offset + 4)
-            return Header(format="jpeg", width=width, height=height, bits=bits, gray=components == 1)
         else:
-            offset += 2 + int(struct.unpack_from(">H", data, offset + 2)[0])
+            length = int.from_bytes(head[2:], "big")
+            yield marker, offset + 4, length - 2
+            if marker == START_OF_SCAN:
+                return
+            offset += 2 + length
+    raise ImageError("too_large", f"the JPEG has more than {PARTS} segments")
 
 
-def _read_bmp(data: bytes) -> Header:
-    (size,) = struct.unpack_from("<I", data, 14)
-    if size == 12:
-        width, height = struct.unpack_from("<HH", data, 18)
-    else:
-        width, height = struct.unpack_from("<ii", data, 18)
+def _count_fill(data: Bytes, offset: int) -> int:
+    """Return how many bytes of 0xFF stand at an offset, up to just over the limit."""
+    window = data[offset : offset + SKIPPED_BYTES + 2]
+    return len(window) - len(window.lstrip(b"\xff"))
+
+
+def _read_bmp(data: Bytes) -> Header:
+    (size,) = _unpack("<I", data, 14)
+    width, height = _unpack("<HH", data, 18) if size == 12 else _unpack("<ii", data, 18)
     # From version 3 of the header on there is a mask of the alpha bits.
-    alpha = size >= 56 and struct.unpack_from("<I", data, 66)[0] != 0
+    alpha = size >= 56 and _unpack("<I", data, 66)[0] != 0
     # A negative height means that the rows run from the top.
-    return Header(format="bmp", width=abs(width), height=abs(height), alpha=alpha)
+    return Header("bmp", abs(width), abs(height), alpha=alpha)
 
 
-def _read_webp(data: bytes) -> Header:
+def _read_webp(data: Bytes) -> Header:
     kind = data[12:16]
     if kind == b"VP8X":
-        flags = data[20]
-        width = 1 + int.from_bytes(data[24:27], "little")
-        height = 1 + int.from_bytes(data[27:30], "little")
-        exif = data.find(b"EXIF", 30) if flags & 0x08 else -1
-        orientation = _exif_orientation(data[exif + 8 :]) if exif >= 0 else 1
-        alpha, animated = bool(flags & 0x10), bool(flags & 0x02)
-        return Header(
-            format="webp", width=width, height=height, alpha=alpha, multi_frame=animated, orientation=orientation
-        )
+        return _read_extended_webp(data)
     if kind == b"VP8L":
-        (packed,) = struct.unpack_from("<I", data, 21)
-        alpha = bool(packed >> 28 & 1)
-        return Header(format="webp", width=1 + (packed & 0x3FFF), height=1 + (packed >> 14 & 0x3FFF), alpha=alpha)
-    width, height = struct.unpack_from("<HH", data, 26)
-    return Header(format="webp", width=width & 0x3FFF, height=height & 0x3FFF)
+        (packed,) = _unpack("<I", data, 21)
+        return Header("webp", 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF), alpha=bool(packed >> 28 & 1))
+    width, height = _unpack("<HH", data, 26)
+    return Header("webp", width & 0x3FFF, height & 0x3FFF)
 
 
-def _read_tiff(data: bytes) -> Header:
-    tags, following = _tiff_directory(data, _tiff_offset(data))
-    samples = tags.get(277, 1)
+def _read_extended_webp(data: Bytes) -> Header:
+    flags, *sides = _unpack("<B3xHBHB", data, 20)
+    width, height = 1 + sides[0] + (sides[1] << 16), 1 + sides[2] + (sides[3] << 16)
+    orientation, offset, most = 1, 30, max_parts(width * height)
+    for _ in range(most):
+        head = data[offset : offset + 8]
+        if len(head) < 8:
+            break
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] == b"EXIF" and flags & 0x08:
+            orientation = exif_orientation(data[offset + 8 : offset + 8 + length])
+            break
+        offset += 8 + length + length % 2
+    else:
+        raise ImageError("too_large", f"the WebP has more than {most} chunks")
+    alpha, animated = bool(flags & 0x10), bool(flags & 0x02)
+    return Header("webp", width, height, alpha=alpha, multi_frame=animated, orientation=orientation)
+
+
+def _read_tiff(data: Bytes) -> Header:
+    tiff = read_tiff_header(data)
     return Header(
-        format="tiff",
-        width=tags.get(256, 0),
-        height=tags.get(257, 0),
-        bits=tags.get(258, 1),
-        gray=samples == 1 and tags.get(262) in (0, 1),
-        # Four samples of RGB or two of gray: the fourth or second is alpha, whether the file says so or not.
-        alpha=338 in tags or (samples, tags.get(262)) in ((4, 2), (2, 1), (2, 0)),
-        floating=tags.get(339) == 3,
-        multi_frame=following != 0,
-        white_is_zero=tags.get(262) == 0,
-        orientation=tags.get(274, 1),
+        "tiff",
+        tiff.width,
+        tiff.height,
+        bits=tiff.bits,
+        channels=tiff.channels,
+        alpha=tiff.alpha is not None,
+        floating=tiff.floating,
+        multi_frame=tiff.multi_frame,
+        orientation=tiff.orientation,
     )
 
 
-def _tiff_offset(data: bytes) -> int:
-    return int(struct.unpack_from(_tiff_order(data) + "I", data, 4)[0])
-
-
-def _tiff_order(data: bytes) -> str:
-    return "<" if data[:2] == b"II" else ">"
-
-
-def _tiff_directory(data: bytes, offset: int) -> tuple[dict[int, int], int]:
-    """Return the first value of each integer tag, and the offset of the next directory (0: none)."""
-    order = _tiff_order(data)
-    (count,) = struct.unpack_from(order + "H", data, offset)
-    tags = {}
-    for position in range(offset + 2, offset + 2 + 12 * count, 12):
-        tag, kind, values = struct.unpack_from(order + "HHI", data, position)
-        code, size = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4)}.get(kind, ("", 0))
-        if not code or not values:
-            continue
-        where = position + 8
-        if size * values > 4:
-            (where,) = struct.unpack_from(order + "I", data, where)
-        (tags[tag],) = struct.unpack_from(order + code, data, where)
-    (following,) = struct.unpack_from(order + "I", data, offset + 2 + 12 * count)
-    return tags, following
-
-
-def _exif_orientation(exif: bytes) -> int:
+def exif_orientation(exif: bytes) -> int:
     """Return the orientation (1..8) of an EXIF block, which is a small TIFF; 1 where it cannot be read."""
-    exif = exif.removeprefix(b"Exif\0\0")
     try:
-        tags, _ = _tiff_directory(exif, _tiff_offset(exif))
-    except struct.error:
+        orientation = read_directory(exif.removeprefix(b"Exif\0\0")).value(274, 1)
+    except (struct.error, ImageError):
         return 1
-    orientation = tags.get(274, 1)
     return orientation if 1 <= orientation <= 8 else 1
 
 
-READERS: tuple[tuple[bytes, int, Callable[[bytes], Header]], ...] = (
+READERS: tuple[tuple[bytes, int, Callable[[Bytes], Header]], ...] = (
     (b"\x89PNG\r\n\x1a\n", 0, _read_png),
     (b"\xff\xd8\xff", 0, _read_jpeg),
     (b"BM", 0, _read_bmp),
     (b"II*\0", 0, _read_tiff),
     (b"MM\0*", 0, _read_tiff),
+    (b"II+\0", 0, _read_tiff),
+    (b"MM\0+", 0, _read_tiff),
     (b"WEBP", 8, _read_webp),
 )

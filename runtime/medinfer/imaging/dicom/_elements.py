@@ -1,179 +1,132 @@
-"""The elements of a DICOM file as they stand in it, read in place: header first, and the pixel data only located.
+"""The elements of a DICOM data set, read by pydicom, up to its pixel data.
 
-As `headers.py` does for the other formats, and for the same reason: sizes are judged before anything is allocated.
-pydicom reads every element of a file, and what it doubts it tells by warnings, which no thread can keep from the
-process it runs in; here nothing warns, nothing recurses, and no element about a patient is ever looked at.
+pydicom warns of what it repairs, and warnings are of the whole process. So only those of its functions are called that
+do not warn: sequences are parsed item by item, and numbers in text are not validated. No element of a patient is read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.filereader import data_element_generator
+from pydicom.values import convert_numbers
 
 from medinfer.errors import ImageError
+from medinfer.imaging.dicom._guards import UNDEFINED, Source, check_value, is_vr
 
-PIXEL_DATA = 0x7FE00010
-PIXEL_ELEMENTS = frozenset({PIXEL_DATA, 0x7FE00009, 0x7FE00008})  # of integers, doubles and floats
-# Image Pixel and the modules of look-up tables, functional groups of multi-frame files, pixel data.
-GROUPS_KEPT = frozenset({0x0002, 0x0028, 0x5200, 0x7FE0})
-
-ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-UNDEFINED = 0xFFFFFFFF
-LONG_FORMS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Bytes, and how elements stand in them (DICOM PS3.5 7.1)."""
-
-    data: memoryview
-    explicit: bool = True
-    """Elements name their VR. Those that do not are told by what stands there: files mix both forms."""
-    order: str = "<"
-    """Byte order, as in `struct`."""
-
-    def header(self, offset: int) -> tuple[int, str, int, int]:
-        """Return an element's tag, its VR ("" where it is left out), where its value starts, and its length."""
-        try:
-            group, element = struct.unpack_from(self.order + "HH", self.data, offset)
-            tag, vr = group << 16 | element, bytes(self.data[offset + 4 : offset + 6])
-            if group == 0xFFFE or not (self.explicit and is_vr(vr)):
-                return tag, "", offset + 8, struct.unpack_from(self.order + "I", self.data, offset + 4)[0]
-            if vr in LONG_FORMS:
-                return tag, vr.decode(), offset + 12, struct.unpack_from(self.order + "I", self.data, offset + 8)[0]
-            return tag, vr.decode(), offset + 8, struct.unpack_from(self.order + "H", self.data, offset + 6)[0]
-        except struct.error:
-            raise self.truncated() from None
-
-    def after(self, offset: int, length: int) -> int:
-        """Return the offset behind a value; where its length is undefined, nesting is counted, never recursed into."""
-        depth = int(length == UNDEFINED)
-        offset += 0 if depth else length
-        while depth:
-            tag, _, offset, length = self.header(offset)
-            if tag in (ITEM_END, SEQUENCE_END):
-                depth -= 1
-            elif length == UNDEFINED:
-                depth += 1
-            else:
-                offset += length
-        if offset > len(self.data):
-            raise self.truncated()
-        return offset
-
-    def items(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield the start and stop of each item: of a sequence, or the fragments of compressed pixel data."""
-        while start < stop:
-            tag, _, begin, length = self.header(start)
-            if tag == SEQUENCE_END:
-                return
-            if tag != ITEM:
-                raise ImageError("invalid_dicom", f"{name(tag)} stands where an item of a sequence should")
-            start = self.after(begin, length)
-            yield begin, start
-
-    def truncated(self) -> ImageError:
-        """Return the error of a file that ends within an element."""
-        return ImageError("truncated", f"the DICOM file ends early, after {len(self.data)} bytes")
+PALETTE = [f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue")]
+NAMES = """
+TransferSyntaxUID SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns
+BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit
+RescaleSlope RescaleIntercept ModalityLUTSequence WindowCenter WindowWidth VOILUTFunction VOILUTSequence
+LUTDescriptor LUTData SegmentedRedPaletteColorLookupTableData ExtendedOffsetTable ExtendedOffsetTableLengths
+SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PixelValueTransformationSequence FrameVOILUTSequence
+"""
+KEYWORDS = NAMES.split() + [name + part for name in PALETTE for part in ("Descriptor", "Data")]
+TAGS: dict[Any, str] = {tag_for_keyword(keyword): keyword for keyword in KEYWORDS}
+PIXEL_DATA, FLOATS, CHARACTER_SET = 0x7FE00010, (0x7FE00008, 0x7FE00009), 0x00080005
 
 
 class Elements:
-    """The elements between two offsets, up to the pixel data: a data set, or one item of a sequence.
-
-    Its methods raise ImageError `invalid_dicom` for a value that is not what its tag says.
+    """The elements of a data set or an item, from where a source is; only those of one group, if it is given.
 
     Raises:
-        ImageError: `truncated`.
+        ImageError: `truncated`, `too_large`; its methods `invalid_dicom` for a value of another kind.
     """
 
-    def __init__(self, source: Encoded, start: int, stop: int) -> None:
-        self.source = source
-        self._found: dict[int, tuple[str, int, int]] = {}
-        while start < stop:
-            tag, vr, begin, length = source.header(start)
-            if tag in PIXEL_ELEMENTS:
-                self._found[tag] = (vr, begin, len(source.data) if length == UNDEFINED else begin + length)
-                return
-            start = source.after(begin, length)
-            if tag >> 16 in GROUPS_KEPT:
-                self._found[tag] = (vr, begin, start)
+    def __init__(self, source: Source, group: int | None = None) -> None:
+        self.source, self._group = source, group
+        self.pixels: tuple[int, str | None, int, int] | None = None
+        """The tag and VR of the pixel data, and where they start and stop"""
+        self.encapsulated = False
+        self._values: dict[str, tuple[str | None, bytes]] = {}
+        start = source.tell()
+        implicit = not is_vr(source.data[start + 4 : start + 6])  # files misstate it
+        while self._read(implicit):
+            continue
 
-    def __contains__(self, tag: int) -> bool:
-        """Tell whether an element is there and not empty."""
-        start, stop = self.span(tag)
-        return stop > start
+    def _read(self, implicit: bool) -> bool:
+        """Read up to an element that is not pydicom's to read; return whether there is more after it."""
+        self._stop: tuple[int, str | None, int, int] | None = None
+        little, tags = self.source.order == "<", list(TAGS)
+        for raw in data_element_generator(self.source, implicit, little, self._stops, specific_tags=tags):
+            self._values[TAGS[raw.tag]] = raw.VR, raw.value or b""
+        if self._stop is None or self._is_other(self._stop[0]):
+            return False
+        tag, vr, start, length = self._stop
+        if tag == PIXEL_DATA or tag in FLOATS:
+            self.encapsulated = length == UNDEFINED
+            self.pixels = tag, vr, start, len(self.source.data) if length == UNDEFINED else start + length
+            return False
+        end = self.source.skip(start, length)
+        if tag in TAGS:
+            check_value(TAGS[tag], end - start)
+            self._values[TAGS[tag]] = "SQ", self.source.data[start:end]
+        self.source.seek(end)
+        return True
 
-    def vr(self, tag: int) -> str:
-        """Return the value representation; "" where the file leaves it out."""
-        return self._found[tag][0] if tag in self._found else ""
+    def _is_other(self, tag: int) -> bool:
+        return self._group is not None and tag >> 16 != self._group
 
-    def span(self, tag: int) -> tuple[int, int]:
-        """Return where a value starts and stops; that of pixel data may stop behind the end of the bytes."""
-        return self._found[tag][1:] if tag in self._found else (0, 0)
+    def _stops(self, tag: int, vr: str | None, length: int) -> bool:
+        """Stop pydicom at sequences, into which it recurses, character sets, of which it warns, and pixel data."""
+        start, pixels = self.source.tell(), tag == PIXEL_DATA or tag in FLOATS
+        if pixels or length == UNDEFINED or tag == CHARACTER_SET or self._is_other(tag):
+            self._stop = tag, vr, start, length
+            return True
+        if start + length > len(self.source.data):
+            raise self.source.truncated()
+        if tag in TAGS:
+            check_value(TAGS[tag], length)
+        return False
 
-    def value(self, tag: int) -> memoryview:
-        """Return a value's bytes; none where the element is missing."""
-        start, stop = self.span(tag)
-        return self.source.data[start:stop]
+    def __contains__(self, keyword: str) -> bool:
+        return bool(self.value(keyword))
 
-    def text(self, tag: int) -> str:
-        """Return the first of a text's values, without its padding."""
-        return bytes(self.value(tag)).decode("ascii", "replace").split("\\")[0].strip(" \0")
+    def vr(self, keyword: str) -> str | None:
+        """Return the value representation; None where the file leaves it out."""
+        return self._values.get(keyword, (None, b""))[0]
 
-    def number(self, tag: int) -> float | None:
+    def value(self, keyword: str) -> bytes:
+        """Return the bytes of a value; none where the element is missing."""
+        return self._values.get(keyword, (None, b""))[1]
+
+    def text(self, keyword: str) -> str:
+        """Return the first of the texts, without its padding."""
+        return self.value(keyword).decode("ascii", "replace").split("\\")[0].strip(" \0")
+
+    def number(self, keyword: str) -> float | None:
         """Return the first of the numbers that are written as text (DS, IS); None where there is none."""
-        text = self.text(tag)
-        if not text:
+        if not (text := self.text(keyword)):
             return None
         with contextlib.suppress(ValueError):
             if math.isfinite(number := float(text)):
                 return number
-        # The text is not told: where an element is wrong, it may be anybody's name.
-        raise ImageError("invalid_dicom", f"{name(tag)} is not a number")
+        raise ImageError("invalid_dicom", f"{keyword} is not a number")  # not quoted: it may be anyone's name
 
-    def integer(self, tag: int, default: int | None = None) -> int:
-        """Return the first of the unsigned integers of 16 bits, or, against the standard, of 32."""
-        if tag not in self:
-            if default is None:
-                raise ImageError("invalid_dicom", f"{name(tag)} is missing")
-            return default
-        long = self.vr(tag) in ("UL", "SL") or (not self.vr(tag) and len(self.value(tag)) == 4)
-        return self.words(tag, 1, "I" if long else "H")[0]
-
-    def words(self, tag: int, count: int, kind: str = "H") -> tuple[int, ...]:
-        """Return the first integers of a value, `kind` as in `struct`."""
+    def integers(self, keyword: str) -> list[int]:
+        """Return unsigned integers of 16 bits, or, where a file has such against the standard, of 32."""
+        vr, value = self.vr(keyword), self.value(keyword)
+        kind = "I" if vr in ("UL", "SL") or (vr is None and len(value) == 4) else "H"
         try:
-            return struct.unpack_from(f"{self.source.order}{count}{kind}", self.value(tag))
-        except struct.error:
-            raise ImageError("invalid_dicom", f"{name(tag)} has {len(self.value(tag))} bytes") from None
+            numbers: Any = convert_numbers(value, self.source.order == "<", kind)
+        except ValueError:
+            raise ImageError("invalid_dicom", f"{keyword} has {len(value)} bytes") from None
+        return [numbers] if isinstance(numbers, int) else list(numbers)
 
-    def item(self, tag: int, index: int = 0) -> Elements | None:
+    def integer(self, keyword: str, default: int | None = None) -> int:
+        """Return the first of the integers."""
+        if keyword not in self and default is None:
+            raise ImageError("invalid_dicom", f"{keyword} is missing")
+        return self.integers(keyword)[0] if keyword in self else default or 0
+
+    def item(self, keyword: str, index: int = 0) -> Elements | None:
         """Return one item of a sequence; None where it has fewer."""
-        for number, (start, stop) in enumerate(self.source.items(*self.span(tag))):
+        sequence = Source(self.value(keyword), self.source.order, self.source.steps)
+        for number, (start, stop) in enumerate(sequence.items()):
             if number == index:
-                return Elements(self.source, start, stop)
+                return Elements(sequence.part(start, stop))
         return None
-
-
-def is_vr(code: bytes) -> bool:
-    """Tell whether two bytes can be a value representation: two capital letters."""
-    return code.isalpha() and code.isupper()
-
-
-def name(tag: int) -> str:
-    """Return a tag as DICOM writes it: (0028,0010)."""
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
-
-
-def after_file_meta(data: memoryview) -> int:
-    """Return where the data set starts: behind the elements of group 2, always explicit and little-endian."""
-    source, offset = Encoded(data), 132
-    while offset < len(data):
-        tag, _, begin, length = source.header(offset)
-        if tag >> 16 != 2:
-            break
-        offset = source.after(begin, length)
-    return offset

@@ -1,0 +1,1 @@
+"""Trials of the image decoders against damage, other decoders, mutations and slow files."""

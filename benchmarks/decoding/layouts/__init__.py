@@ -1,0 +1,1 @@
+"""Layouts of each format, with the pixels that a reader must give."""

@@ -1,0 +1,179 @@
+"""The samples of a TIFF: its strips or tiles, decoded and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from medinfer.errors import ImageError
+from medinfer.imaging._isolation import decode_isolated
+from medinfer.imaging._jpeg import decode_jpeg
+from medinfer.imaging._limits import max_parts
+from medinfer.imaging.tiff._codecs import ADOBE_DEFLATE, DEFLATE, ISOLATED, JPEG, LZW, PACKBITS, PLAIN, STORED, exact
+from medinfer.imaging.tiff._header import RGB, TiffHeader
+
+ROWS_PER_STRIP, STRIP_OFFSETS, STRIP_BYTES = 278, 273, 279
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
+FILL_ORDER, PLANAR, PREDICTOR, JPEG_TABLES = 266, 284, 317, 347
+PREDICTED = (LZW, ADOBE_DEFLATE, DEFLATE, 50000, 34925)
+JPEG_TABLES_BYTES = 1 << 16
+TILE_PIXELS = 1 << 24
+EXPANSION, EXPANSION_BYTES = 2, 1 << 10
+"""What compression may add at worst: LZW half of the size, the others less."""
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+class Segment(NamedTuple):
+    """One strip or tile: where its bytes are, and which samples it holds."""
+
+    start: int
+    size: int
+    row: int
+    column: int
+    rows: int
+    """As many as are stored; a tile has them all, and a last strip those that are left."""
+    columns: int
+    plane: slice
+    full_rows: int
+
+
+def read_samples(tiff: TiffHeader, data: bytes) -> npt.NDArray[Any]:
+    """Return the samples as they are stored: uint8 or uint16 (H, W, samples); of 1, 2 and 4 bits their numbers.
+
+    Raises:
+        ImageError: `truncated`, `corrupt`, `unsupported_format`, `missing_extra`, `too_large`.
+    """
+    _check(tiff)
+    dtype = np.uint16 if tiff.bits == 16 else np.uint8
+    samples = np.empty((tiff.height, tiff.width, tiff.samples), dtype)
+    reverse = tiff.directory.value(FILL_ORDER, 1) == 2 and tiff.compression != JPEG
+    for segment in _segments(tiff):
+        encoded = data[segment.start : segment.start + segment.size]
+        if len(encoded) < segment.size:
+            raise ImageError("truncated", f"the TIFF ends early, after {len(data)} bytes")
+        decoded = _decode(tiff, segment, encoded.translate(REVERSED) if reverse else encoded)
+        target = samples[
+            segment.row : segment.row + segment.rows, segment.column : segment.column + segment.columns, segment.plane
+        ]
+        target[...] = decoded[: target.shape[0], : target.shape[1]]
+    return samples
+
+
+def _check(tiff: TiffHeader) -> None:
+    predictor = tiff.directory.value(PREDICTOR, 1)
+    if tiff.compression != STORED and tiff.compression not in PLAIN and tiff.compression not in (JPEG, *ISOLATED):
+        raise ImageError("unsupported_format", f"a TIFF of compression {tiff.compression}")
+    if predictor not in (1, 2) or (predictor == 2 and tiff.compression in (STORED, PACKBITS)):
+        raise ImageError("unsupported_format", f"a TIFF with predictor {predictor}, compression {tiff.compression}")
+    if predictor == 2 and tiff.compression in PREDICTED and tiff.bits < 8:
+        raise ImageError("unsupported_format", f"a TIFF with predictor 2 and {tiff.bits}-bit samples")
+    for tag in (PLANAR, FILL_ORDER):
+        if tiff.directory.value(tag, 1) not in (1, 2):
+            raise ImageError("corrupt", f"a TIFF whose tag {tag} is {tiff.directory.value(tag, 1)}, not 1 or 2")
+
+
+def _segments(tiff: TiffHeader) -> Iterator[Segment]:
+    """Yield the strips or tiles, plane by plane, row by row."""
+    directory = tiff.directory
+    tiled = TILE_WIDTH in directory
+    if tiled:
+        height, width = directory.value(TILE_HEIGHT, 0), directory.value(TILE_WIDTH, 0)
+    else:
+        height, width = min(directory.value(ROWS_PER_STRIP, tiff.height), tiff.height), tiff.width
+    if height < 1 or width < 1 or height * width > max(TILE_PIXELS, 4 * tiff.height * tiff.width):
+        raise ImageError("corrupt", f"a TIFF of segments of {width}x{height} pixels")
+    planes = tiff.samples if directory.value(PLANAR, 1) == 2 else 1
+    corners = [(row, column) for row in range(0, tiff.height, height) for column in range(0, tiff.width, width)]
+    most = max_parts(tiff.width * tiff.height) * planes
+    if len(corners) * planes > most:
+        raise ImageError("too_large", f"{len(corners) * planes} segments are over the limit of {most}")
+    starts = directory.values(TILE_OFFSETS if tiled else STRIP_OFFSETS, most=most)
+    sizes = directory.values(TILE_BYTES if tiled else STRIP_BYTES, most=most)
+    if not sizes and tiff.compression == STORED and len(starts) == 1:  # the byte counts may be left out
+        sizes = (_row_bytes(tiff, width, tiff.samples // planes) * height,)
+    if not len(starts) == len(sizes) == len(corners) * planes:
+        raise ImageError("corrupt", f"{len(starts)} segments, {len(sizes)} sizes for {len(corners) * planes} segments")
+    for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        plane, place = divmod(number, len(corners))
+        row, column = corners[place]
+        rows = height if tiled else min(height, tiff.height - row)
+        channels = slice(plane, plane + 1) if planes > 1 else slice(0, tiff.samples)
+        yield Segment(start, size, row, column, rows, width, channels, height)
+
+
+def _row_bytes(tiff: TiffHeader, columns: int, samples: int) -> int:
+    return -(-columns * samples * tiff.bits // 8)
+
+
+def _decode(tiff: TiffHeader, segment: Segment, data: bytes) -> npt.NDArray[Any]:
+    """Return the samples of a segment, (rows, columns, samples)."""
+    samples = segment.plane.stop - segment.plane.start
+    if tiff.compression == JPEG:
+        return _shaped(_jpeg(tiff, segment, data), segment, samples)
+    row_bytes = _row_bytes(tiff, segment.columns, samples)
+    sizes = (row_bytes * segment.rows, row_bytes * segment.full_rows)
+    if tiff.compression == STORED:
+        return _unpack(tiff, exact(data, sizes), segment, samples)
+    if tiff.compression in PLAIN:
+        if len(data) > EXPANSION * sizes[1] + EXPANSION_BYTES:
+            raise ImageError("corrupt", f"a segment of {len(data)} bytes, compressed, for {sizes[1]} bytes of pixels")
+        return _unpack(tiff, PLAIN[tiff.compression](data, sizes), segment, samples)
+    isolated = ISOLATED[tiff.compression]
+    pixels = segment.rows * segment.columns
+    options = {"height": segment.rows, "width": segment.columns} if tiff.compression in (2, 3, 4) else {}
+    decoded = decode_isolated(isolated.codec, data, pixels=pixels, extra="tiff", **options)
+    if isolated.plain:
+        return _unpack(tiff, exact(decoded.tobytes(), sizes), segment, samples)
+    if decoded.dtype.itemsize * 8 != max(8, tiff.bits) or decoded.dtype.kind != "u":
+        raise ImageError("corrupt", f"a segment of {decoded.dtype} samples in a TIFF of {tiff.bits} bits")
+    return _shaped(decoded, segment, samples)
+
+
+def _jpeg(tiff: TiffHeader, segment: Segment, data: bytes) -> npt.NDArray[Any]:
+    from medinfer.imaging._headers import read_header
+
+    tables = tiff.directory.raw(JPEG_TABLES, most=JPEG_TABLES_BYTES)
+    stream = tables[:-2] + data[2:] if tables else data
+    header = read_header(stream)
+    if header.format != "jpeg" or header.bits != 8 or tiff.bits != 8:
+        raise ImageError("unsupported_dtype", f"a TIFF of JPEG segments of {header.bits} bits")
+    samples = segment.plane.stop - segment.plane.start
+    if (header.width, header.channels) != (segment.columns, samples) or header.height > segment.full_rows:
+        raise ImageError("corrupt", f"a JPEG of {header.width}x{header.height} pixels does not fit its segment")
+    if samples == 1:
+        return decode_jpeg(stream, colors="gray")[..., None]
+    if samples == 4:
+        return decode_jpeg(stream, colors="cmyk")
+    return decode_jpeg(stream, colors="rgb", rgb_components=tiff.photometric == RGB)
+
+
+def _shaped(decoded: npt.NDArray[Any], segment: Segment, samples: int) -> npt.NDArray[Any]:
+    array = decoded[..., None] if decoded.ndim == 2 else decoded
+    heights = (segment.rows, segment.full_rows)
+    if array.ndim != 3 or array.shape[0] not in heights or array.shape[1:] != (segment.columns, samples):
+        raise ImageError("corrupt", f"a segment of shape {decoded.shape} in place of {segment.columns}x{segment.rows}")
+    return array
+
+
+def _unpack(tiff: TiffHeader, plain: bytes, segment: Segment, samples: int) -> npt.NDArray[Any]:
+    if tiff.bits == 16:
+        flat: npt.NDArray[Any] = np.frombuffer(plain, tiff.directory.order + "u2").astype(np.uint16)
+    elif tiff.bits == 8:
+        flat = np.frombuffer(plain, np.uint8)
+    else:
+        flat = _numbers(plain, tiff.bits, _row_bytes(tiff, segment.columns, samples), segment.columns * samples)
+    array = flat.reshape(-1, segment.columns, samples)
+    if tiff.directory.value(PREDICTOR, 1) == 2 and tiff.compression in PREDICTED:
+        array = np.cumsum(array, axis=1, dtype=array.dtype)
+    return array
+
+
+def _numbers(plain: bytes, bits: int, row_bytes: int, count: int) -> npt.NDArray[np.uint8]:
+    """Return numbers of 1, 2 or 4 bits, each row of which starts with a byte."""
+    rows = np.frombuffer(plain, np.uint8).reshape(-1, row_bytes, 1)
+    shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
+    numbers = rows >> shifts & np.uint8((1 << bits) - 1)
+    return numbers.reshape(len(rows), -1)[:, :count]
