@@ -191,14 +191,19 @@ def _limit(seconds: float, memory: int) -> None:
     except ImportError:  # not POSIX: the parent's clock alone
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
-    end = int(used.ru_utime + used.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (end, resource.RLIM_INFINITY))
+    _lower(resource, resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 1)
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             now = int(file.read().split()[0]) * PAGE
     except OSError:
         return
-    resource.setrlimit(resource.RLIMIT_AS, (now + memory, resource.RLIM_INFINITY))
+    _lower(resource, resource.RLIMIT_AS, now + memory)
+
+
+def _lower(resource: Any, kind: int, limit: int) -> None:
+    """Set a soft limit, within the hard one that this process was started with."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 if __name__ == "__main__":
