@@ -26,7 +26,10 @@ REFUSALS = {
     (r"TIFF .*unspecified.*", "unsupported_format"): "The colors may be multiplied by the fourth sample.",
     (r"TIFF .*CMYK 16 bit", "unsupported_dtype"): "No conversion of 16-bit CMYK is agreed on.",
     (r"TIFF of several images|APNG|WebP, animated", "multi_frame"): "The file holds several images.",
+    (r"TIFF lerc.*", "unsupported_format"): "LERC is for elevation models; readers differ on its byte order.",
     (r"BMP .*", "unsupported_format"): "Pillow does not read these bit masks or this header.",
+    (r"BMP RLE.*empty rows", "corrupt"): "Pillow takes an empty row for no row, and then misses a row.",
+    (r"JPEG .*(4x2|luma coarser)", "unsupported_format"): "The TurboJPEG interface has no name for this sampling.",
 }
 
 
@@ -38,6 +41,7 @@ def main() -> int:
     parser.add_argument("--before", type=Path, help="A folder with the medinfer package of an earlier commit.")
     parser.add_argument("--only", default="", help="Layouts whose name contains this text.")
     parser.add_argument("--keep", type=Path, help="Write the files of failures here.")
+    parser.add_argument("--grouped", action="store_true", help="One row for all layouts that differ after the comma.")
     options = parser.parse_args()
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     failures: list[str] = []
@@ -51,7 +55,7 @@ def main() -> int:
                 failures.append(f"{number} {layout}: {verdict}")
                 _keep(options.keep, f"{options.seed}-{number}-{layout}", case.data)
             progress.step()
-    print(_table(rows))
+    print(_table(_grouped(rows) if options.grouped else rows))
     for failure in failures:
         print(failure)
     files = sum(row["files"] for row in rows.values())
@@ -102,6 +106,16 @@ def _refusal(layout: str, code: str, detail: str) -> str:
         if known == code and re.fullmatch(pattern, layout):
             return f"refused, {code}: {reason}"
     return f"failure: {code}: {detail}"
+
+
+def _grouped(rows: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
+    groups: dict[str, list[Counter[str]]] = defaultdict(list)
+    for layout, row in rows.items():
+        groups[layout.split(",")[0]].append(row)
+    return {
+        f"{name} ({len(group)} layouts)" if len(group) > 1 else name: sum(group, Counter())
+        for name, group in groups.items()
+    }
 
 
 def _table(rows: dict[str, Counter[str]]) -> str:

@@ -141,7 +141,7 @@ def _opencv() -> Iterator[Finding]:
 
 
 def _tiff() -> Finding:
-    rare = "JPEG 2000, JPEG XL, JPEG XR, LERC, zstd, LZMA, WebP, PNG and CCITT in TIFF"
+    rare = "JPEG 2000, JPEG XL, JPEG XR, zstd, LZMA, WebP, PNG and CCITT in TIFF"
     facts = ask("tiff")
     if "error" not in facts:
         return Finding("tiff", "ok", f"imagecodecs {facts['version']} decodes {rare}")

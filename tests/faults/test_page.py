@@ -9,7 +9,7 @@ from medinfer.errors import IMAGE_CODES
 
 PAGE = (Path(__file__).parents[2] / "docs/faults.md").read_text()
 # What stands in backticks like a code, and is none.
-OTHERS = {"predict_many"}
+OTHERS = {"predict_many", "window_fallback"}
 
 
 @pytest.mark.parametrize(("letter", "count"), [("F", 63), ("M", 20), ("P", 10)])

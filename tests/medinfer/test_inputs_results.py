@@ -277,3 +277,11 @@ def test_an_existing_result_is_refused_unless_it_may_be_overwritten(tmp_path):
         refuse_existing(path, overwrite=False)
     with pytest.raises(UsageError, match="is a folder"):
         refuse_existing(tmp_path, overwrite=True)
+
+
+def test_warnings_stand_in_every_format():
+    noted = Prediction("a.dcm", CLASSES, *map(np.float32, ([0.25, 0.7, 0.05], [1, 2, 3])), warnings=("one", "two"))
+    (row,) = csv.DictReader(io.StringIO(written("csv", noted)))
+    assert row["warnings"] == "one|two"
+    assert json.loads(written("jsonl", noted))["warnings"] == ["one", "two"]
+    assert "a.dcm  (one, two)" in written("table", noted)

@@ -333,3 +333,18 @@ def test_a_model_whose_name_is_not_utf8_is_opened(tiny_model, tmp_path):
     with open(path, "wb") as file:
         file.write(tiny_model.read_bytes())
     assert medinfer.load(path, "cpu").classes == medinfer.load(tiny_model, "cpu").classes
+
+
+def test_an_image_of_few_levels_is_answered_with_a_warning(model):
+    steps = np.arange(40 * 40).reshape(40, 40)
+    few, enough = (steps % 15).astype(np.uint8), (steps % 64).astype(np.uint8)
+    spec = model.spec.input
+    assert len(np.unique(medinfer.preprocess(few, spec))) < 16 <= len(np.unique(medinfer.preprocess(enough, spec)))
+    assert [seen.warnings for seen in model.predict_many([few, enough])] == [("few_levels",), ()]
+
+
+def test_a_dicom_file_without_a_window_is_answered_with_a_warning(model, write_dicom, picture):
+    pixels = picture(40, 40, 1)
+    plain = write_dicom(pixels)
+    windowed = write_dicom(pixels, WindowCenter=100, WindowWidth=200)
+    assert [model.predict(data).warnings for data in (plain, windowed)] == [("window_fallback",), ()]

@@ -244,3 +244,12 @@ def test_a_shortcut_to_one_class_of_several_is_found(tmp_path, fill, put, audite
         put(tmp_path / f"none/{i}.png", 9000 + i, (12 + i, 13 + i))
     (found,) = [finding for finding in audited("shortcut") if "size" in finding.message]
     assert found.message == "the size alone tells 'none' from the rest (100% right, 83% by the commonest)"
+
+
+def test_images_of_few_levels_are_found(tmp_path, fill, save, audited):
+    fill(tmp_path)
+    save(tmp_path / "a/flat.png", np.full((64, 64), 100, np.uint8))
+    save(tmp_path / "b/steps.png", (np.arange(64 * 64).reshape(64, 64) // 512 * 30).astype(np.uint8))
+    (found,) = audited("few-levels")
+    assert (found.severity, found.count) == ("warning", 2)
+    assert found.examples == ("a/flat.png", "b/steps.png")

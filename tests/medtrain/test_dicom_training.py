@@ -1,6 +1,7 @@
 """A folder of DICOM files, trained on: the tensors are those of inference."""
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pydicom
 import pytest
 
 import medinfer
+from medinfer.errors import UsageError
 from medinfer.spec import Dicom
 from medtrain.dataset import load_dataset, load_examples
 from medtrain.layout import SPLITS
@@ -49,3 +51,11 @@ def test_training_on_dicom_sees_the_tensors_that_inference_makes(scans, input_sp
             assert np.array_equal(tensor, medinfer.preprocess(image, spec))
             seen.add(name)
     assert len(seen) == 20
+
+
+def test_a_data_set_whose_decoder_is_missing_is_refused(scans, input_spec, monkeypatch):
+    """Otherwise a class could lose all its images."""
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(UsageError) as caught:
+        load_dataset(scans, Data(), input_spec(color="gray"), 0)
+    assert (caught.value.exit_code, caught.value.hint) == (2, 'Install it: pip install "medonnx[dicom]"')

@@ -22,15 +22,17 @@ def read_bmp(data: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] 
     Raises:
         ImageError: `truncated`, `corrupt`, `unsupported_format`.
     """
-    if _missing_rows(data):
-        raise ImageError("truncated", f"the BMP ends early, after {len(data)} bytes")
     try:
+        if _missing_rows(data):
+            raise ImageError("truncated", f"the BMP ends early, after {len(data)} bytes")
         image = BmpImageFile(io.BytesIO(data))
         image.load()
         mode = image.mode if image.mode in ("L", "RGBA") else "RGB"
         pixels: npt.NDArray[Any] = np.asarray(image.convert(mode))
-    except MemoryError:
+    except (ImageError, MemoryError):
         raise
+    except struct.error:
+        raise ImageError("truncated", f"the BMP ends within its header, after {len(data)} bytes") from None
     except Exception as error:  # noqa: BLE001 - Pillow meets damaged data with whatever it likes
         if "truncated" in str(error):
             raise ImageError("truncated", f"the BMP ends early, after {len(data)} bytes") from None

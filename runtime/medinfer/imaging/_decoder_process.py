@@ -134,7 +134,6 @@ CODECS: dict[str, Callable[[Any, bytes, dict[str, Any]], Any]] = {
     "jpegxr": _plain("jpegxr"),
     "webp": _plain("webp"),
     "png": _plain("png"),
-    "lerc": _plain("lerc"),
     "zstd": _plain("zstd"),
     "lzma": _plain("lzma"),
     "ccittrle": _plain("ccittrle"),

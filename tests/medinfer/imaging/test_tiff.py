@@ -16,7 +16,7 @@ from medinfer.imaging.tiff._codecs import PLAIN
 
 LZW, DEFLATE, PACKBITS = 5, 8, 32773
 IN_THE_BASE = [None, "lzw", "zlib", "packbits"]
-WITH_IMAGECODECS = ["jpeg2000", "zstd", "lzma", "png", "webp", "jpegxl", "lerc"]
+WITH_IMAGECODECS = ["jpeg2000", "zstd", "lzma", "png", "webp", "jpegxl"]
 
 
 def written(pixels, **options):

@@ -40,7 +40,6 @@ ISOLATED = {
     33004: Isolated("jpeg2000", plain=False),
     33005: Isolated("jpeg2000", plain=False),
     34712: Isolated("jpeg2000", plain=False),
-    34887: Isolated("lerc", plain=False),
     34925: Isolated("lzma", plain=True),
     34933: Isolated("png", plain=False),
     34934: Isolated("jpegxr", plain=False),

@@ -13,6 +13,7 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259,
 ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT, DEPTH = 274, 277, 338, 339, 32997
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 COLOR_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
+UNSIGNED, FLOAT, UNDEFINED = 1, 3, 4  # sample formats
 MAX_SAMPLES = 16
 DESCRIPTION_BYTES = 4096
 # ImageJ may write a stack behind a single directory; only the description tells.
@@ -64,7 +65,7 @@ def read_tiff_header(data: Bytes) -> TiffHeader:
         photometric=photometric,
         compression=directory.value(COMPRESSION, -1),
         alpha=_alpha(directory, samples, photometric),
-        floating=bool(formats & {3, 6}),
+        floating=FLOAT in formats,
         multi_frame=_is_stack(directory),
         orientation=orientation if 1 <= orientation <= 8 else 1,
     )
@@ -74,8 +75,8 @@ def _bits(directory: Directory, samples: int, formats: set[int]) -> int:
     bits = directory.values(BITS, most=MAX_SAMPLES) or (1,)
     if len(set(bits)) > 1 or len(bits) not in (1, samples):
         raise ImageError("unsupported_dtype", f"a TIFF whose samples have {', '.join(map(str, bits))} bits")
-    if formats & {2, 5}:
-        raise ImageError("unsupported_dtype", f"signed {bits[0]}-bit samples; unsigned ones are supported")
+    if not formats <= {UNSIGNED, FLOAT, UNDEFINED}:
+        raise ImageError("unsupported_dtype", f"{bits[0]}-bit samples of format {formats}; 1, unsigned, is supported")
     return bits[0]
 
 

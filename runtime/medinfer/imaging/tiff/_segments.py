@@ -12,7 +12,7 @@ from medinfer.errors import ImageError
 from medinfer.imaging._isolation import decode_isolated
 from medinfer.imaging._jpeg import decode_jpeg
 from medinfer.imaging._limits import max_parts
-from medinfer.imaging.tiff._codecs import ADOBE_DEFLATE, DEFLATE, ISOLATED, JPEG, LZW, PACKBITS, PLAIN, STORED, exact
+from medinfer.imaging.tiff._codecs import ADOBE_DEFLATE, DEFLATE, ISOLATED, JPEG, LZW, PLAIN, STORED, exact
 from medinfer.imaging.tiff._header import RGB, TiffHeader
 
 ROWS_PER_STRIP, STRIP_OFFSETS, STRIP_BYTES = 278, 273, 279
@@ -66,9 +66,9 @@ def _check(tiff: TiffHeader) -> None:
     predictor = tiff.directory.value(PREDICTOR, 1)
     if tiff.compression != STORED and tiff.compression not in PLAIN and tiff.compression not in (JPEG, *ISOLATED):
         raise ImageError("unsupported_format", f"a TIFF of compression {tiff.compression}")
-    if predictor not in (1, 2) or (predictor == 2 and tiff.compression in (STORED, PACKBITS)):
+    if predictor not in (1, 2) or (predictor == 2 and tiff.compression not in (JPEG, *PREDICTED)):
         raise ImageError("unsupported_format", f"a TIFF with predictor {predictor}, compression {tiff.compression}")
-    if predictor == 2 and tiff.compression in PREDICTED and tiff.bits < 8:
+    if predictor == 2 and tiff.bits < 8:
         raise ImageError("unsupported_format", f"a TIFF with predictor 2 and {tiff.bits}-bit samples")
     for tag in (PLANAR, FILL_ORDER):
         if tiff.directory.value(tag, 1) not in (1, 2):
