@@ -44,7 +44,7 @@ class Child:
     """A child process with the program `child.py`.
 
     Args:
-        runtime: A folder that holds another `medinfer` package, as `/tmp/before/runtime`; None for the installed one.
+        runtime: A folder that holds another `medinfer` package, as `../before/runtime`; None for the installed one.
     """
 
     def __init__(self, runtime: Path | None = None) -> None:

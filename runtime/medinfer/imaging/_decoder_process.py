@@ -11,15 +11,16 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import product
 from typing import Any
 
 LENGTHS = struct.Struct("<II")  # of a header and of the bytes after it
-TAIL_SAMPLES, TAIL_ROWS = 8, 32
+FILLER = bytes.fromhex("aa55b6") * 4
 PATTERNS = (0xFF, 0xAA, 0x55, 0x92, 0x49, 0x24)
 STUFFED = b"\xff\0"
-HUFFMAN_TABLES = 0xC4
+LOSSLESS_FRAME, HUFFMAN_TABLES = 0xC3, 0xC4
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 START_OF_TILE_PART, END_OF_CODESTREAM = b"\xff\x90", b"\xff\xd9"
 PAGE = 4096
@@ -32,16 +33,15 @@ class Damaged(ValueError):
 def jpeg_lossless(codecs: Any, data: bytes, _: dict[str, Any]) -> Any:
     """Decode lossless JPEG (SOF3), 2 to 16 bits."""
     samples = codecs.jpeg8_decode(data)
-    # A sample takes at least one bit, so the last byte holds at most 8 of them.
-    _check_end(codecs, data, samples, last=TAIL_SAMPLES, sizes=(1, 2))
+    if not _is_complete(data, samples):
+        _check_end(codecs, data, samples, most=2 if _ends_in_one_bit(data) else 1)
     return samples
 
 
 def jpeg_12bit(codecs: Any, data: bytes, _: dict[str, Any]) -> Any:
     """Decode extended JPEG of 12 bits."""
     samples = codecs.jpeg8_decode(data)
-    # The last coefficients may be too small to show, or be clipped: then more bytes are changed.
-    _check_end(codecs, data, samples, last=TAIL_ROWS * (samples.size // len(samples)), sizes=(1, 2, 4, 8))
+    _check_end(codecs, data, samples, most=8)  # the last coefficients may be too small to show, or be clipped
     return samples
 
 
@@ -57,53 +57,116 @@ def htj2k(codecs: Any, data: bytes, _: dict[str, Any]) -> Any:
     return codecs.htj2k_decode(data)
 
 
-def _check_end(codecs: Any, data: bytes, samples: Any, *, last: int, sizes: tuple[int, ...]) -> None:
+def _is_complete(data: bytes, samples: Any) -> bool:
+    """Tell whether the codes of the samples take the very bits of the scan: of one gray scan with the usual predictor.
+
+    A sample differs from its left neighbor by a number of n bits, coded as the Huffman code of n and the n bits
+    (ITU-T T.81, H.1.2). False means damage, or another form of lossless JPEG.
+    """
+    tables: dict[int, dict[int, int]] = {}
+    precision, scan, lengths = 0, b"", None
+    for marker, body, end in _segments(data):
+        if marker == HUFFMAN_TABLES:
+            tables |= _code_lengths(body)
+        elif marker == LOSSLESS_FRAME:
+            precision = body[0]
+        elif marker == START_OF_SCAN[1] and (body[0], body[3:]) == (1, b"\x01\0\0"):
+            scan, lengths = data[end : _end_of_scan(data)], tables.get(body[2] >> 4)
+    stuffed = scan.count(STUFFED)
+    if not scan or lengths is None or samples.ndim != 2 or scan.count(b"\xff") != stuffed:  # or restart markers
+        return False
+    bits = sum(count * (lengths.get(size, 99) + size % 16) for size, count in _sizes(samples, precision).items())
+    padding = 8 * (len(scan) - stuffed) - bits
+    return 0 <= padding < 8 and (scan[-1] or 0xFF) & (1 << padding) - 1 == (1 << padding) - 1  # padding is of ones
+
+
+def _sizes(samples: Any, precision: int) -> dict[int, int]:
+    """Return how often the difference of a sample from its predecessor has each number of bits."""
+    import numpy as np
+
+    values = samples.astype(np.uint16)
+    differences = np.empty_like(values)
+    differences[:, 1:] = values[:, 1:] - values[:, :-1]
+    differences[1:, 0] = values[1:, 0] - values[:-1, 0]
+    differences[0, 0] = (int(values[0, 0]) - (1 << precision - 1)) & 0xFFFF
+    counts = np.bincount(_sizes_of_differences()[differences].ravel(), minlength=17)
+    return {size: int(count) for size, count in enumerate(counts) if count}
+
+
+@cache
+def _sizes_of_differences() -> Any:
+    """Return the number of bits of each difference, as of a signed number of 16 bits: uint8 (65536,)."""
+    import numpy as np
+
+    magnitudes = np.abs(np.arange(1 << 16, dtype=np.uint16).view(np.int16).astype(np.int32))
+    return np.frexp(magnitudes)[1].astype(np.uint8)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield the marker and the body of each segment up to the scan, and the offset after it."""
+    offset = 2
+    while True:
+        marker, length = struct.unpack_from(">xBH", data, offset)
+        end = offset + 2 + length
+        yield marker, data[offset + 4 : end], end
+        if marker == START_OF_SCAN[1]:
+            return
+        offset = end
+
+
+def _code_lengths(body: bytes) -> dict[int, dict[int, int]]:
+    """Return, for each table of a segment, the length of the code of each symbol."""
+    tables = {}
+    while body:
+        counts, identity = body[1:17], body[0]
+        lengths = [length for length, count in enumerate(counts, 1) for _ in range(count)]
+        tables[identity] = dict(zip(body[17:], lengths, strict=False))
+        body = body[17 + len(lengths) :]
+    return tables
+
+
+def _check_end(codecs: Any, data: bytes, samples: Any, *, most: int) -> None:
     """Check that a JPEG's scan ends where its image does.
 
     libjpeg-turbo fills up a scan that ends early and passes over bytes that are left, and imagecodecs drops its
-    warnings. But if the scan is whole, another last byte gives other last samples, and changes no earlier ones.
+    warnings. But if the scan is whole, more bytes after it change nothing, and another last byte changes the last
+    samples; `most` is how many last bytes may have to be changed to show.
     """
-    for size, pattern in product(sizes, PATTERNS):
-        first = _first_change(samples, codecs.jpeg8_decode(_with_other_tail(data, size, pattern)))
-        if first < samples.size:
-            if first < samples.size - size * last:
-                raise Damaged("the scan ends before its image does")
+    end = _end_of_scan(data)
+    if (codecs.jpeg8_decode(data[:end] + FILLER + data[end:]) != samples).any():
+        raise Damaged("the scan ends before its image does")
+    for size, pattern in product(range(1, most + 1), PATTERNS):
+        if (codecs.jpeg8_decode(_with_other_tail(data, end, size, pattern)) != samples).any():
             return
     if not _has_trivial_table(data):
         raise Damaged("the scan goes on after its image")
 
 
-def _with_other_tail(data: bytes, size: int, pattern: int) -> bytes:
-    """Return a JPEG whose last entropy-coded bytes, `size` of them, are XORed with a pattern."""
+def _end_of_scan(data: bytes) -> int:
     end = data.rfind(END_OF_IMAGE)
     if data.rfind(START_OF_SCAN, 0, max(end, 0)) < 0:
         raise Damaged("the codestream has no end mark")
     while data[end - 1] == 0xFF:  # fill bytes
         end -= 1
+    return end
+
+
+def _ends_in_one_bit(data: bytes) -> bool:
+    """Tell whether the last byte seems to hold one bit, and seven that pad it: another bit may decode to the same."""
+    return data[_end_of_scan(data) - 1] | 0x80 == 0xFF
+
+
+def _with_other_tail(data: bytes, end: int, size: int, pattern: int) -> bytes:
+    """Return a JPEG whose last entropy-coded bytes, `size` of them, are XORed with a pattern."""
     plain = data[end - 2 * size : end].replace(STUFFED, b"\xff")  # without what is stuffed after 0xFF
     tail = plain[:-size] + bytes(byte ^ pattern for byte in plain[-size:])
     return data[: end - 2 * size] + tail.replace(b"\xff", STUFFED) + data[end:]
 
 
-def _first_change(samples: Any, other: Any) -> int:
-    """Return the index, in scan order, of the first sample in which two arrays differ; their size if none does."""
-    changed = (samples != other).ravel()
-    return int(changed.argmax()) if changed.any() else int(samples.size)
-
-
 def _has_trivial_table(data: bytes) -> bool:
     """Tell whether a Huffman table has one code, as of a flat image: other bits may then decode to the same."""
-    offset = 2
-    while data[offset : offset + 2] != START_OF_SCAN:
-        (length,) = struct.unpack_from(">H", data, offset + 2)
-        table, end = offset + 4, offset + 2 + length
-        while data[offset + 1] == HUFFMAN_TABLES and table < end:
-            count = sum(data[table + 1 : table + 17])
-            if count == 1:
-                return True
-            table += 17 + count
-        offset = end
-    return False
+    bodies = [body for marker, body, _ in _segments(data) if marker == HUFFMAN_TABLES]
+    return any(len(lengths) == 1 for body in bodies for lengths in _code_lengths(body).values())
 
 
 def _check_tile_parts(data: bytes) -> None:
@@ -117,6 +180,18 @@ def _check_tile_parts(data: bytes) -> None:
         offset += length
     if offset < 0 or data[offset : offset + 2] != END_OF_CODESTREAM:
         raise Damaged("a tile-part is incomplete")
+
+
+def lzw(codecs: Any, data: bytes, options: dict[str, Any]) -> Any:
+    """Decompress LZW segments that follow one another; `lengths` and `sizes` are theirs, and what they must become."""
+    parts, start = [], 0
+    for length, sizes in zip(options["lengths"], options["sizes"], strict=True):
+        part = codecs.lzw_decode(data[start : start + length], out=max(sizes) + 1)
+        if len(part) not in sizes:
+            raise Damaged(f"a segment of {len(part)} bytes, where its pixels take {sizes[0]}")
+        parts.append(part[: sizes[0]])
+        start += length
+    return b"".join(parts)
 
 
 def _plain(name: str) -> Callable[[Any, bytes, dict[str, Any]], Any]:
@@ -136,6 +211,7 @@ CODECS: dict[str, Callable[[Any, bytes, dict[str, Any]], Any]] = {
     "png": _plain("png"),
     "zstd": _plain("zstd"),
     "lzma": _plain("lzma"),
+    "lzw": lzw,
     "ccittrle": _plain("ccittrle"),
     "ccittfax3": _plain("ccittfax3"),
     "ccittfax4": _plain("ccittfax4"),

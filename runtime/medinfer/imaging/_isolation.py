@@ -28,6 +28,7 @@ from medinfer.imaging._decoder_process import LENGTHS, answer
 from medinfer.imaging._limits import decoder_bytes, decoder_seconds
 
 PROGRAM = Path(__file__).with_name("_decoder_process.py")
+PIPE_BYTES = 1 << 20  # a frame at a time, and not 64 KiB
 WALL_FACTOR, WALL_SECONDS = 20, 60
 """A child that uses no CPU time at all is ended by the clock, so late that a busy machine does not matter."""
 
@@ -53,7 +54,7 @@ def decode_isolated(codec: str, data: bytes, *, pixels: int, extra: str = "dicom
         ImageError: `corrupt` (refused, or the decoder crashed), `too_large` (more CPU time or memory than allowed),
             `missing_extra`, `os_error` (no child process can be started).
     """
-    if find_spec("imagecodecs") is None:
+    if not can_isolate():
         hint = f'Install it: pip install "medonnx[{extra}]"'
         raise ImageError("missing_extra", f"no decoder for {codec}: imagecodecs is not installed", hint=hint)
     python = _python()
@@ -62,6 +63,11 @@ def decode_isolated(codec: str, data: bytes, *, pixels: int, extra: str = "dicom
         code: ImageCode = "too_large" if header["error"] == "too_large" else "corrupt"
         raise ImageError(code, f"{codec}: {header.get('message') or 'needs too much memory'}")
     return np.frombuffer(body, header["dtype"]).reshape(header["shape"])
+
+
+def can_isolate() -> bool:
+    """Tell whether the decoders are installed."""
+    return find_spec("imagecodecs") is not None
 
 
 def _python() -> str:
@@ -123,6 +129,7 @@ class _Decoder:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=environment,
+                pipesize=PIPE_BYTES,
             )
         except OSError as error:
             raise ImageError("os_error", f"no process for the decoder: {error.strerror}") from None

@@ -203,6 +203,17 @@ def test_lzw_and_packbits_undo_what_another_encoder_did(kind):
         assert PLAIN[PACKBITS](imagecodecs.packbits_encode(part), [len(part)]) == part
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_lzw_gives_and_refuses_the_same_with_the_extra_and_without(installed, read, code_of, monkeypatch):
+    pixels, random = noise(90, 120, 1), np.random.default_rng(4)
+    whole = written(pixels, compression="lzw", rowsperstrip=90)
+    monkeypatch.setattr("medinfer.imaging.tiff._segments.can_isolate", lambda: installed)
+    np.testing.assert_array_equal(read(whole), pixels)
+    ((start, size),) = segments(whole)
+    for damage in ("16 bytes", "512 bytes", "zeros"):
+        assert code_of(_damaged(whole, start, size, damage, random)) == "corrupt"
+
+
 @pytest.mark.parametrize("codec", [LZW, PACKBITS, DEFLATE])
 def test_a_segment_that_would_inflate_without_end_is_stopped(codec):
     bomb = {LZW: imagecodecs.lzw_encode, PACKBITS: imagecodecs.packbits_encode, DEFLATE: zlib.compress}[codec]

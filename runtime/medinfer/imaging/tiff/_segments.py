@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from medinfer.errors import ImageError
-from medinfer.imaging._isolation import decode_isolated
+from medinfer.imaging._isolation import can_isolate, decode_isolated
 from medinfer.imaging._jpeg import decode_jpeg
 from medinfer.imaging._limits import max_parts
 from medinfer.imaging.tiff._codecs import ADOBE_DEFLATE, DEFLATE, ISOLATED, JPEG, LZW, PLAIN, STORED, exact
@@ -21,6 +22,8 @@ FILL_ORDER, PLANAR, PREDICTOR, JPEG_TABLES = 266, 284, 317, 347
 PREDICTED = (LZW, ADOBE_DEFLATE, DEFLATE, 50000, 34925)
 JPEG_TABLES_BYTES = 1 << 16
 TILE_PIXELS = 1 << 24
+LZW_PIXELS = 1 << 13
+"""Fewer are decoded sooner here than in a child process."""
 EXPANSION, EXPANSION_BYTES = 2, 1 << 10
 """What compression may add at worst: LZW half of the size, the others less."""
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -39,6 +42,11 @@ class Segment(NamedTuple):
     plane: slice
     full_rows: int
 
+    @property
+    def samples(self) -> int:
+        """Number of samples of a pixel in it."""
+        return int(self.plane.stop - self.plane.start)
+
 
 def read_samples(tiff: TiffHeader, data: bytes) -> npt.NDArray[Any]:
     """Return the samples as they are stored: uint8 or uint16 (H, W, samples); of 1, 2 and 4 bits their numbers.
@@ -49,17 +57,42 @@ def read_samples(tiff: TiffHeader, data: bytes) -> npt.NDArray[Any]:
     _check(tiff)
     dtype = np.uint16 if tiff.bits == 16 else np.uint8
     samples = np.empty((tiff.height, tiff.width, tiff.samples), dtype)
-    reverse = tiff.directory.value(FILL_ORDER, 1) == 2 and tiff.compression != JPEG
-    for segment in _segments(tiff):
-        encoded = data[segment.start : segment.start + segment.size]
-        if len(encoded) < segment.size:
-            raise ImageError("truncated", f"the TIFF ends early, after {len(data)} bytes")
-        decoded = _decode(tiff, segment, encoded.translate(REVERSED) if reverse else encoded)
+    segments = list(_segments(tiff))
+    encoded = [_encoded(tiff, segment, data) for segment in segments]
+    plain = _without_lzw(tiff, segments, encoded) if _is_lzw_of_imagecodecs(tiff) else None
+    for number, segment in enumerate(segments):
         target = samples[
             segment.row : segment.row + segment.rows, segment.column : segment.column + segment.columns, segment.plane
         ]
+        decoded = _unpack(tiff, plain[number], segment) if plain else _decode(tiff, segment, encoded[number])
         target[...] = decoded[: target.shape[0], : target.shape[1]]
     return samples
+
+
+def _encoded(tiff: TiffHeader, segment: Segment, data: bytes) -> bytes:
+    """Return the bytes of a segment."""
+    encoded = data[segment.start : segment.start + segment.size]
+    if len(encoded) < segment.size:
+        raise ImageError("truncated", f"the TIFF ends early, after {len(data)} bytes")
+    most = EXPANSION * max(_sizes(tiff, segment)) + EXPANSION_BYTES
+    if tiff.compression in PLAIN and segment.size > most:
+        raise ImageError("corrupt", f"a segment of {segment.size} compressed bytes is over the limit of {most}")
+    reverse = tiff.directory.value(FILL_ORDER, 1) == 2 and tiff.compression != JPEG
+    return encoded.translate(REVERSED) if reverse else encoded
+
+
+def _is_lzw_of_imagecodecs(tiff: TiffHeader) -> bool:
+    pixels = tiff.height * tiff.width * tiff.samples
+    return tiff.compression == LZW and pixels >= LZW_PIXELS and can_isolate()
+
+
+def _without_lzw(tiff: TiffHeader, segments: Sequence[Segment], encoded: Sequence[bytes]) -> list[bytes]:
+    """Decompress all LZW segments by one request to the child process: each for itself would cost more than Python."""
+    sizes = [_sizes(tiff, segment) for segment in segments]
+    ends = list(accumulate(size for size, _ in sizes))
+    options = {"lengths": list(map(len, encoded)), "sizes": sizes}
+    plain = decode_isolated("lzw", b"".join(encoded), pixels=ends[-1], extra="tiff", **options).tobytes()
+    return [plain[end - size : end] for end, (size, _) in zip(ends, sizes, strict=True)]
 
 
 def _check(tiff: TiffHeader) -> None:
@@ -108,28 +141,30 @@ def _row_bytes(tiff: TiffHeader, columns: int, samples: int) -> int:
     return -(-columns * samples * tiff.bits // 8)
 
 
+def _sizes(tiff: TiffHeader, segment: Segment) -> tuple[int, int]:
+    """Return the sizes that a decompressed segment may have: of the rows left, and of a whole segment."""
+    row_bytes = _row_bytes(tiff, segment.columns, segment.samples)
+    return row_bytes * segment.rows, row_bytes * segment.full_rows
+
+
 def _decode(tiff: TiffHeader, segment: Segment, data: bytes) -> npt.NDArray[Any]:
     """Return the samples of a segment, (rows, columns, samples)."""
-    samples = segment.plane.stop - segment.plane.start
     if tiff.compression == JPEG:
-        return _shaped(_jpeg(tiff, segment, data), segment, samples)
-    row_bytes = _row_bytes(tiff, segment.columns, samples)
-    sizes = (row_bytes * segment.rows, row_bytes * segment.full_rows)
+        return _shaped(_jpeg(tiff, segment, data), segment)
+    sizes = _sizes(tiff, segment)
     if tiff.compression == STORED:
-        return _unpack(tiff, exact(data, sizes), segment, samples)
+        return _unpack(tiff, exact(data, sizes), segment)
     if tiff.compression in PLAIN:
-        if len(data) > EXPANSION * sizes[1] + EXPANSION_BYTES:
-            raise ImageError("corrupt", f"a segment of {len(data)} bytes, compressed, for {sizes[1]} bytes of pixels")
-        return _unpack(tiff, PLAIN[tiff.compression](data, sizes), segment, samples)
+        return _unpack(tiff, PLAIN[tiff.compression](data, sizes), segment)
     isolated = ISOLATED[tiff.compression]
     pixels = segment.rows * segment.columns
     options = {"height": segment.rows, "width": segment.columns} if tiff.compression in (2, 3, 4) else {}
     decoded = decode_isolated(isolated.codec, data, pixels=pixels, extra="tiff", **options)
     if isolated.plain:
-        return _unpack(tiff, exact(decoded.tobytes(), sizes), segment, samples)
+        return _unpack(tiff, exact(decoded.tobytes(), sizes), segment)
     if decoded.dtype.itemsize * 8 != max(8, tiff.bits) or decoded.dtype.kind != "u":
         raise ImageError("corrupt", f"a segment of {decoded.dtype} samples in a TIFF of {tiff.bits} bits")
-    return _shaped(decoded, segment, samples)
+    return _shaped(decoded, segment)
 
 
 def _jpeg(tiff: TiffHeader, segment: Segment, data: bytes) -> npt.NDArray[Any]:
@@ -140,7 +175,7 @@ def _jpeg(tiff: TiffHeader, segment: Segment, data: bytes) -> npt.NDArray[Any]:
     header = read_header(stream)
     if header.format != "jpeg" or header.bits != 8 or tiff.bits != 8:
         raise ImageError("unsupported_dtype", f"a TIFF of JPEG segments of {header.bits} bits")
-    samples = segment.plane.stop - segment.plane.start
+    samples = segment.samples
     if (header.width, header.channels) != (segment.columns, samples) or header.height > segment.full_rows:
         raise ImageError("corrupt", f"a JPEG of {header.width}x{header.height} pixels does not fit its segment")
     if samples == 1:
@@ -150,15 +185,16 @@ def _jpeg(tiff: TiffHeader, segment: Segment, data: bytes) -> npt.NDArray[Any]:
     return decode_jpeg(stream, colors="rgb", rgb_components=tiff.photometric == RGB)
 
 
-def _shaped(decoded: npt.NDArray[Any], segment: Segment, samples: int) -> npt.NDArray[Any]:
+def _shaped(decoded: npt.NDArray[Any], segment: Segment) -> npt.NDArray[Any]:
     array = decoded[..., None] if decoded.ndim == 2 else decoded
     heights = (segment.rows, segment.full_rows)
-    if array.ndim != 3 or array.shape[0] not in heights or array.shape[1:] != (segment.columns, samples):
+    if array.ndim != 3 or array.shape[0] not in heights or array.shape[1:] != (segment.columns, segment.samples):
         raise ImageError("corrupt", f"a segment of shape {decoded.shape} in place of {segment.columns}x{segment.rows}")
     return array
 
 
-def _unpack(tiff: TiffHeader, plain: bytes, segment: Segment, samples: int) -> npt.NDArray[Any]:
+def _unpack(tiff: TiffHeader, plain: bytes, segment: Segment) -> npt.NDArray[Any]:
+    samples = segment.samples
     if tiff.bits == 16:
         flat: npt.NDArray[Any] = np.frombuffer(plain, tiff.directory.order + "u2").astype(np.uint16)
     elif tiff.bits == 8:
