@@ -79,6 +79,10 @@ def _read_png(data: Bytes) -> Header:
     header = Header("png", width, height, bits, channels=1 if color in (0, 4) else 3, alpha=color in (4, 6))
     compressed, other = 0, 0
     for kind, start, length in png_chunks(data, max_parts(width * height)):
+        if kind == b"IDAT":
+            compressed += length
+            continue
+        other += length
         if kind == b"acTL":
             header = header._replace(multi_frame=True)
         elif kind == b"tRNS":
@@ -87,7 +91,6 @@ def _read_png(data: Bytes) -> Header:
             header = header._replace(alpha=True, transparent_level=level)
         elif kind == b"eXIf":
             header = header._replace(orientation=exif_orientation(_checked_chunk(data, start, length)))
-        compressed, other = compressed + length * (kind == b"IDAT"), other + length * (kind != b"IDAT")
     row_bytes = 1 + (width * bits * PNG_SAMPLES.get(color, 1) + 7) // 8
     if compressed > 2 * height * row_bytes + PNG_BYTES:  # deflate adds a thousandth at worst
         raise ImageError("corrupt", f"{compressed} bytes of compressed pixels for {width}x{height} pixels")
@@ -99,10 +102,11 @@ def png_chunks(data: Bytes, most: int) -> Iterator[tuple[bytes, int, int]]:
     offset = 8
     for _ in range(most):
         head = data[offset : offset + 8]
-        if len(head) < 8 or head[4:] == b"IEND":
+        kind = head[4:]
+        if len(kind) < 4 or kind == b"IEND":
             return  # a missing end is the decoder's to find
         length = int.from_bytes(head[:4], "big")
-        yield head[4:], offset + 8, length
+        yield kind, offset + 8, length
         offset += 12 + length
     raise ImageError("too_large", f"the PNG has more than {most} chunks")
 
