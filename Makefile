@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 DEMO := build/demo
 HERE := $(CURDIR)
 
-.PHONY: demo test test-all test-peers peers fuzz lint format bench bench-training agreement clean
+.PHONY: demo test test-all test-peers peers fuzz decoders lint format bench bench-training agreement clean
 
 # pip's --group needs 25.1.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -41,6 +41,11 @@ test-peers: peers
 SEED ?= 0
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.faults.fuzz --seed $(SEED)
+
+# The decoders against others: intact files, damage, mutations, slow files, transcoding; about a quarter of an hour.
+# Debian's dcmtk, webp and libjpeg-turbo-progs bring more decoders to compare with; those that are missing are left out.
+decoders: $(INSTALLED)
+	for trial in sweep damage mutations slow transcoding; do $(BIN)/python -m benchmarks.decoding.$$trial || exit 1; done
 
 # Environments of their own for other programs.
 peers: $(INSTALLED)

@@ -275,8 +275,8 @@ def bmp_runs(path: Path) -> None:
 
 
 def bmp_jumps(path: Path) -> None:
-    """Write a BMP of 10,000x10,000 pixels that are 1 MB of jumps of 255 rows."""
-    head = struct.pack("<IiiHHIIiiII", 40, 10_000, 10_000, 1, 8, 1, 4 * MB, 2835, 2835, 256, 0)
+    """Write a BMP of 5,000x5,000 pixels that are 4 MB of jumps of 255 rows."""
+    head = struct.pack("<IiiHHIIiiII", 40, 5_000, 5_000, 1, 8, 1, 4 * MB, 2835, 2835, 256, 0)
     body = b"\0\2\xff\xff" * MB
     path.write_bytes(struct.pack("<2sIHHI", b"BM", 1078 + len(body), 0, 0, 1078) + head + bytes(1024) + body)
 
