@@ -17,14 +17,8 @@ ADOBE_RGB = ADOBE + b"\x00\x64\x00\x00\x00\x00\x00"
 """Adobe's marker with transform 0: the components are RGB."""
 
 
-def check_scans(data: bytes) -> None:
-    """Refuse a JPEG of over 100 scans, each of which costs a pass over all pixels; raises ImageError."""
-    if data.count(START_OF_SCAN) > SCANS:
-        raise ImageError("too_large", f"the JPEG has more than {SCANS} scans")
-
-
 def decode_jpeg(
-    data: bytes, *, colors: Literal["gray", "rgb", "cmyk"], rgb_components: bool = False
+    data: bytes, *, colors: Literal["gray", "rgb", "cmyk"], rgb_components: bool = False, many_scans: bool = True
 ) -> npt.NDArray[np.uint8]:
     """Decode a JPEG.
 
@@ -32,13 +26,17 @@ def decode_jpeg(
         data: From the start mark to the end mark; bytes after it are passed over.
         colors: The colors of the result.
         rgb_components: The components are RGB, although the stream may not say so.
+        many_scans: There may be several scans, each of which costs a pass over all pixels: they are counted.
 
     Returns:
         uint8 (H, W), (H, W, 3) RGB, or (H, W, 4) CMYK as it is stored.
 
     Raises:
-        ImageError: `truncated` (there is no end mark), `corrupt` (all that libjpeg-turbo warns of).
+        ImageError: `truncated` (there is no end mark), `corrupt` (all that libjpeg-turbo warns of),
+            `too_large` (over 100 scans), `unsupported_format` (a sampling that TurboJPEG has no name for).
     """
+    if many_scans and data.count(START_OF_SCAN) > SCANS:
+        raise ImageError("too_large", f"the JPEG has more than {SCANS} scans")
     named = rgb_components and ADOBE not in data[: data.find(START_OF_SCAN)]
     stream = data[:2] + ADOBE_RGB + data[2:] if named else data
     try:

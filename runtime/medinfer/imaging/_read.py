@@ -117,13 +117,12 @@ def _check_header(header: Header, size: int, max_pixels: int) -> None:
 def _decoded(data: bytes, header: Header, *, alpha: bool) -> tuple[Any, Any]:
     """Return an image as it is stored, and its alpha channel or None. Each decoder is imported when first needed."""
     if header.format == "jpeg":
-        from medinfer.imaging._jpeg import check_scans, decode_jpeg
+        from medinfer.imaging._jpeg import decode_jpeg
 
-        if header.many_scans:
-            check_scans(data)
         if header.channels == 4:
-            return from_adobe_cmyk(decode_jpeg(data, colors="cmyk")), None
-        return decode_jpeg(data, colors="gray" if header.channels == 1 else "rgb"), None
+            return from_adobe_cmyk(decode_jpeg(data, colors="cmyk", many_scans=header.many_scans)), None
+        colors: Literal["gray", "rgb"] = "gray" if header.channels == 1 else "rgb"
+        return decode_jpeg(data, colors=colors, many_scans=header.many_scans), None
     if header.format == "tiff":
         from medinfer.imaging.tiff._read import read_tiff
 

@@ -38,6 +38,11 @@ class Directory:
     def __contains__(self, tag: int) -> bool:
         return tag in self._tags
 
+    def ends_early(self) -> bool:
+        """Tell whether a value, of whatever tag, lies behind the end of the bytes."""
+        ends = (tag.offset + tag.length * SIZES.get(tag.kind, 1) for tag in self._tags.values())
+        return max(ends, default=0) > len(self.data)
+
     def values(self, tag: int, *, most: int) -> tuple[int, ...]:
         """Return the unsigned integers of a tag; () if it is missing."""
         entry = self._tags.get(tag)

@@ -50,12 +50,16 @@ def read_tiff_header(data: Bytes) -> TiffHeader:
         struct.error: The bytes end within the directory.
     """
     directory = read_directory(data)
+    if directory.ends_early():
+        raise ImageError("truncated", f"the TIFF ends early, after {len(data)} bytes")
     samples = directory.value(SAMPLES, 1)
     photometric = directory.value(PHOTOMETRIC, -1)
     if photometric not in COLOR_SAMPLES:
         raise ImageError("unsupported_format", f"a TIFF of photometric interpretation {photometric}")
     formats = set(directory.values(SAMPLE_FORMAT, most=MAX_SAMPLES))
     orientation = directory.value(ORIENTATION, 1)
+    if not 1 <= orientation <= 8:
+        raise ImageError("corrupt", f"a TIFF of orientation {orientation}")
     return TiffHeader(
         directory=directory,
         width=directory.value(WIDTH, 0),
@@ -67,7 +71,7 @@ def read_tiff_header(data: Bytes) -> TiffHeader:
         alpha=_alpha(directory, samples, photometric),
         floating=FLOAT in formats,
         multi_frame=_is_stack(directory),
-        orientation=orientation if 1 <= orientation <= 8 else 1,
+        orientation=orientation,
     )
 
 

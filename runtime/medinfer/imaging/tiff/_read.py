@@ -70,8 +70,8 @@ def _palette(tiff: TiffHeader) -> npt.NDArray[np.uint8]:
     """Return the colors of a palette, uint8 (2 ** bits, 3)."""
     count = 1 << tiff.bits
     values = tiff.directory.values(COLOR_MAP, most=3 * 256)
-    if len(values) != 3 * count:
-        raise ImageError("corrupt", f"a TIFF's palette of {len(values)} values, not {3 * count}")
+    if len(values) != 3 * count or max(values) >= 1 << 16:
+        raise ImageError("corrupt", f"a TIFF's palette of {len(values)} values, not {3 * count} of 16 bits")
     colors = np.array(values, np.uint16).reshape(3, count).T
     # Some writers give 8 bits where the standard wants 16, and libtiff reads them so.
     return (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)

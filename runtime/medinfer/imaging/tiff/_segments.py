@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,40 +12,19 @@ import numpy.typing as npt
 from medinfer.errors import ImageError
 from medinfer.imaging._isolation import can_isolate, decode_isolated
 from medinfer.imaging._jpeg import decode_jpeg
-from medinfer.imaging._limits import max_parts
 from medinfer.imaging.tiff._codecs import ADOBE_DEFLATE, DEFLATE, ISOLATED, JPEG, LZW, PLAIN, STORED, exact
 from medinfer.imaging.tiff._header import RGB, TiffHeader
+from medinfer.imaging.tiff._layout import PLANAR, Segment, plain_sizes, read_layout, row_bytes
 
-ROWS_PER_STRIP, STRIP_OFFSETS, STRIP_BYTES = 278, 273, 279
-TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
-FILL_ORDER, PLANAR, PREDICTOR, JPEG_TABLES = 266, 284, 317, 347
+FILL_ORDER, T4_OPTIONS, PREDICTOR, JPEG_TABLES = 266, 292, 317, 347
+CCITT = (2, 3, 4)
 PREDICTED = (LZW, ADOBE_DEFLATE, DEFLATE, 50000, 34925)
 JPEG_TABLES_BYTES = 1 << 16
-TILE_PIXELS = 1 << 24
 LZW_PIXELS = 1 << 13
 """Fewer are decoded sooner here than in a child process."""
 EXPANSION, EXPANSION_BYTES = 2, 1 << 10
 """What compression may add at worst: LZW half of the size, the others less."""
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-
-
-class Segment(NamedTuple):
-    """One strip or tile: where its bytes are, and which samples it holds."""
-
-    start: int
-    size: int
-    row: int
-    column: int
-    rows: int
-    """As many as are stored; a tile has them all, and a last strip those that are left."""
-    columns: int
-    plane: slice
-    full_rows: int
-
-    @property
-    def samples(self) -> int:
-        """Number of samples of a pixel in it."""
-        return int(self.plane.stop - self.plane.start)
 
 
 def read_samples(tiff: TiffHeader, data: bytes) -> npt.NDArray[Any]:
@@ -57,7 +36,7 @@ def read_samples(tiff: TiffHeader, data: bytes) -> npt.NDArray[Any]:
     _check(tiff)
     dtype = np.uint16 if tiff.bits == 16 else np.uint8
     samples = np.empty((tiff.height, tiff.width, tiff.samples), dtype)
-    segments = list(_segments(tiff))
+    segments = read_layout(tiff)
     encoded = [_encoded(tiff, segment, data) for segment in segments]
     plain = _without_lzw(tiff, segments, encoded) if _is_lzw_of_imagecodecs(tiff) else None
     for number, segment in enumerate(segments):
@@ -74,7 +53,7 @@ def _encoded(tiff: TiffHeader, segment: Segment, data: bytes) -> bytes:
     encoded = data[segment.start : segment.start + segment.size]
     if len(encoded) < segment.size:
         raise ImageError("truncated", f"the TIFF ends early, after {len(data)} bytes")
-    most = EXPANSION * max(_sizes(tiff, segment)) + EXPANSION_BYTES
+    most = EXPANSION * max(plain_sizes(tiff, segment)) + EXPANSION_BYTES
     if tiff.compression in PLAIN and segment.size > most:
         raise ImageError("corrupt", f"a segment of {segment.size} compressed bytes is over the limit of {most}")
     reverse = tiff.directory.value(FILL_ORDER, 1) == 2 and tiff.compression != JPEG
@@ -88,7 +67,7 @@ def _is_lzw_of_imagecodecs(tiff: TiffHeader) -> bool:
 
 def _without_lzw(tiff: TiffHeader, segments: Sequence[Segment], encoded: Sequence[bytes]) -> list[bytes]:
     """Decompress all LZW segments by one request to the child process: each for itself would cost more than Python."""
-    sizes = [_sizes(tiff, segment) for segment in segments]
+    sizes = [plain_sizes(tiff, segment) for segment in segments]
     ends = list(accumulate(size for size, _ in sizes))
     options = {"lengths": list(map(len, encoded)), "sizes": sizes}
     plain = decode_isolated("lzw", b"".join(encoded), pixels=ends[-1], extra="tiff", **options).tobytes()
@@ -108,61 +87,25 @@ def _check(tiff: TiffHeader) -> None:
             raise ImageError("corrupt", f"a TIFF whose tag {tag} is {tiff.directory.value(tag, 1)}, not 1 or 2")
 
 
-def _segments(tiff: TiffHeader) -> Iterator[Segment]:
-    """Yield the strips or tiles, plane by plane, row by row."""
-    directory = tiff.directory
-    tiled = TILE_WIDTH in directory
-    if tiled:
-        height, width = directory.value(TILE_HEIGHT, 0), directory.value(TILE_WIDTH, 0)
-    else:
-        height, width = min(directory.value(ROWS_PER_STRIP, tiff.height), tiff.height), tiff.width
-    if height < 1 or width < 1 or height * width > max(TILE_PIXELS, 4 * tiff.height * tiff.width):
-        raise ImageError("corrupt", f"a TIFF of segments of {width}x{height} pixels")
-    planes = tiff.samples if directory.value(PLANAR, 1) == 2 else 1
-    corners = [(row, column) for row in range(0, tiff.height, height) for column in range(0, tiff.width, width)]
-    most = max_parts(tiff.width * tiff.height) * planes
-    if len(corners) * planes > most:
-        raise ImageError("too_large", f"{len(corners) * planes} segments are over the limit of {most}")
-    starts = directory.values(TILE_OFFSETS if tiled else STRIP_OFFSETS, most=most)
-    sizes = directory.values(TILE_BYTES if tiled else STRIP_BYTES, most=most)
-    if not sizes and tiff.compression == STORED and len(starts) == 1:  # the byte counts may be left out
-        sizes = (_row_bytes(tiff, width, tiff.samples // planes) * height,)
-    if not len(starts) == len(sizes) == len(corners) * planes:
-        raise ImageError("corrupt", f"{len(starts)} segments, {len(sizes)} sizes for {len(corners) * planes} segments")
-    for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        plane, place = divmod(number, len(corners))
-        row, column = corners[place]
-        rows = height if tiled else min(height, tiff.height - row)
-        channels = slice(plane, plane + 1) if planes > 1 else slice(0, tiff.samples)
-        yield Segment(start, size, row, column, rows, width, channels, height)
-
-
-def _row_bytes(tiff: TiffHeader, columns: int, samples: int) -> int:
-    return -(-columns * samples * tiff.bits // 8)
-
-
-def _sizes(tiff: TiffHeader, segment: Segment) -> tuple[int, int]:
-    """Return the sizes that a decompressed segment may have: of the rows left, and of a whole segment."""
-    row_bytes = _row_bytes(tiff, segment.columns, segment.samples)
-    return row_bytes * segment.rows, row_bytes * segment.full_rows
-
-
 def _decode(tiff: TiffHeader, segment: Segment, data: bytes) -> npt.NDArray[Any]:
     """Return the samples of a segment, (rows, columns, samples)."""
     if tiff.compression == JPEG:
         return _shaped(_jpeg(tiff, segment, data), segment)
-    sizes = _sizes(tiff, segment)
+    sizes = plain_sizes(tiff, segment)
     if tiff.compression == STORED:
         return _unpack(tiff, exact(data, sizes), segment)
     if tiff.compression in PLAIN:
         return _unpack(tiff, PLAIN[tiff.compression](data, sizes), segment)
     isolated = ISOLATED[tiff.compression]
     pixels = segment.rows * segment.columns
-    options = {"height": segment.rows, "width": segment.columns} if tiff.compression in (2, 3, 4) else {}
+    options = {"height": segment.rows, "width": segment.columns} if tiff.compression in CCITT else {}
+    if isolated.codec == "ccittfax3":
+        options["t4options"] = tiff.directory.value(T4_OPTIONS, 0)
     decoded = decode_isolated(isolated.codec, data, pixels=pixels, extra="tiff", **options)
     if isolated.plain:
         return _unpack(tiff, exact(decoded.tobytes(), sizes), segment)
-    if decoded.dtype.itemsize * 8 != max(8, tiff.bits) or decoded.dtype.kind != "u":
+    bits = 1 if tiff.compression in CCITT else 8 * decoded.dtype.itemsize
+    if bits != tiff.bits or decoded.dtype.kind != "u":
         raise ImageError("corrupt", f"a segment of {decoded.dtype} samples in a TIFF of {tiff.bits} bits")
     return _shaped(decoded, segment)
 
@@ -200,7 +143,7 @@ def _unpack(tiff: TiffHeader, plain: bytes, segment: Segment) -> npt.NDArray[Any
     elif tiff.bits == 8:
         flat = np.frombuffer(plain, np.uint8)
     else:
-        flat = _numbers(plain, tiff.bits, _row_bytes(tiff, segment.columns, samples), segment.columns * samples)
+        flat = _numbers(plain, tiff.bits, row_bytes(tiff, segment.columns, samples), segment.columns * samples)
     array = flat.reshape(-1, segment.columns, samples)
     if tiff.directory.value(PREDICTOR, 1) == 2 and tiff.compression in PREDICTED:
         array = np.cumsum(array, axis=1, dtype=array.dtype)
