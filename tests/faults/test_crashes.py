@@ -47,7 +47,7 @@ def test_a_run_has_a_record_for_each_file_and_goes_on(run, model_file, folder):
     rows = rows_of(folder / "out.csv")
     assert len(rows) == GOOD + BAD
     assert [row["error"] for row in rows if row["error"]] == ["corrupt"] * BAD
-    assert all("crashed (SIGABRT)" in row["message"] for row in rows if row["error"])
+    assert all("decoder crashed (SIGABRT)" in row["message"] for row in rows if row["error"])
 
 
 def test_a_run_that_stopped_among_them_is_finished_by_resume(run, model_file, folder):

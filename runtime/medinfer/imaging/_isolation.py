@@ -61,7 +61,7 @@ def decode_isolated(codec: str, data: bytes, *, pixels: int, extra: str = "dicom
     header, body = _ask(python, codec, data, pixels, options) if python else _in_process(codec, data, options)
     if "error" in header:
         code: ImageCode = "too_large" if header["error"] == "too_large" else "corrupt"
-        raise ImageError(code, f"{codec}: {header.get('message') or 'needs too much memory'}")
+        raise ImageError(code, f"the {codec} data does not decode: {header.get('message') or 'not enough memory'}")
     return np.frombuffer(body, header["dtype"]).reshape(header["shape"])
 
 
@@ -97,8 +97,8 @@ def _ask(python: str, codec: str, data: bytes, pixels: int, options: dict[str, A
         return _returned(idle, _Decoder(python), text, data, wall_seconds)
     except _EndedError as error:
         if error.code == -getattr(signal, "SIGXCPU", math.inf):
-            raise ImageError("too_large", f"{codec}: takes more than {seconds:g} s of CPU time") from None
-        raise ImageError("corrupt", f"{codec}: the decoder crashed ({error})") from None
+            raise ImageError("too_large", f"the {codec} data takes more than {seconds:g} s of CPU time") from None
+        raise ImageError("corrupt", f"the {codec} decoder crashed ({error})") from None
 
 
 def _returned(idle: deque[_Decoder], decoder: _Decoder, request: bytes, data: bytes, wall_seconds: float) -> Answer:
