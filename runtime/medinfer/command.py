@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -40,6 +41,7 @@ def run(command: click.Command, name: str) -> NoReturn:
         # A name that the terminal's encoding cannot show must not end a run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module="pydicom")  # it warns of each value that it repairs
     debug = DEBUG in sys.argv
     try:
         code = _guarded(lambda: command.main(prog_name=name, standalone_mode=False), debug=debug)

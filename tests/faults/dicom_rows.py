@@ -205,7 +205,7 @@ DICOM = [
     Row(58, "beyond-the-palette.dcm", lambda: paletted(100), lambda: colors(100)),
     Row(59, "ybr.dcm", ybr, rgb),
     Row(60, "no-photometric.dcm", lambda: scan(PhotometricInterpretation=None), "invalid_dicom"),
-    Row(61, "nested.dcm", nested, "truncated"),
+    Row(61, "nested.dcm", nested, "invalid_dicom"),
     Row(62, "16-bit-colors.dcm", colors_of_16_bits, rgb),
     Row(62, "one-bit.dcm", of_one_bit, lambda: np.where(gray() > 127, 255, 0).astype(np.uint8)),
     Row(62, "dose.dcm", lambda: dicom(np.uint32(gray())), "unsupported_dtype"),

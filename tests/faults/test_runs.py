@@ -171,6 +171,14 @@ def test_f37_a_file_is_read_once_so_it_cannot_change_between_its_check_and_its_u
     assert opened == [tmp_path / "a.png"]
 
 
+def test_what_pydicom_repairs_is_not_reported_on_the_terminal(run, model_file, tmp_path):
+    write(tmp_path, "odd.dcm", data=scan(SpecificCharacterSet="NO_SUCH", PatientName="DOE^JOHN"))
+    done = run("odd.dcm", "-m", model_file(), "--provider", "cpu", cwd=tmp_path)
+    assert done.returncode == 0
+    assert b"odd.dcm" in done.stdout
+    assert not [word for word in (b"UserWarning", b"pydicom", b"NO_SUCH", b"DOE") if word in done.stdout + done.stderr]
+
+
 def test_f49_a_missing_extra_is_named_with_what_to_install(records, tmp_path):
     """Whatever decoders are here, the child finds none."""
     for name, make in UNDECODED.items():

@@ -178,7 +178,7 @@ def test_a_compressed_film_of_too_few_frames_is_refused(film, write_dicom, dicom
     data = write_dicom(blank, syntax=JPEGBaseline8Bit, encapsulated=by_their_ends(film[0]), NumberOfFrames=4)
     assert dicom_refusal(data, frame=3).code == "truncated"
     empty = write_dicom(blank, syntax=JPEGBaseline8Bit, encapsulated=NO_TABLE)
-    assert dicom_refusal(empty).code == "truncated"
+    assert dicom_refusal(empty).code == "corrupt"
 
 
 def test_the_extended_offset_table_is_used(film, read_levels, write_dicom):

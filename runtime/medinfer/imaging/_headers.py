@@ -122,7 +122,7 @@ def _checked_chunk(data: Bytes, start: int, length: int) -> bytes:
 def _read_jpeg(data: Bytes) -> Header:
     header: Header | None = None
     orientation: int | None = None
-    for kind, start, length in _jpeg_segments(data):
+    for kind, start, length in jpeg_segments(data):
         if kind in OTHER_JPEG_FRAMES:
             raise ImageError("unsupported_format", "lossless or hierarchical JPEG, or JPEG-LS")
         if kind in JPEG_FRAMES:
@@ -139,7 +139,7 @@ def _read_jpeg(data: Bytes) -> Header:
     return header._replace(orientation=orientation or 1)
 
 
-def _jpeg_segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(data: Bytes) -> Iterator[tuple[int, int, int]]:
     """Yield the marker of each segment up to the first scan, and the offset and length of its body."""
     offset, skipped = 2, 0
     for _ in range(PARTS):

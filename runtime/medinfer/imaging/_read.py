@@ -16,13 +16,13 @@ from medinfer.imaging._color import compose, from_adobe_cmyk, swap_red_and_blue,
 from medinfer.imaging._files import FileBytes, read_checked
 from medinfer.imaging._headers import Header, read_header
 from medinfer.imaging._limits import MAX_PIXELS, check_file_bytes, check_size
-from medinfer.imaging.dicom import looks_like_dicom
+from medinfer.imaging.dicom import check_dicom, looks_like_dicom, read_dicom
 from medinfer.spec import InputSpec, Over
 
 Image: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | npt.NDArray[Any]"
-DICOM_START = 1 << 10
-"""As many bytes show whether a file is DICOM."""
+DICOM_START, LARGE_START = 1 << 10, 1 << 20
+"""As many bytes show whether a file is DICOM, and mostly how many pixels it has."""
 
 
 class Decoded(NamedTuple):
@@ -82,14 +82,14 @@ def _from_array(array: npt.NDArray[Any], color: str, max_pixels: int) -> Image:
 
 def _check_large(data: FileBytes, max_pixels: int) -> None:
     """Judge a large file by its header, before all of it is read."""
-    if not looks_like_dicom(data[:DICOM_START]):
+    if looks_like_dicom(data[:DICOM_START]):
+        check_dicom(data[:LARGE_START], len(data), max_pixels)
+    else:
         _check_header(read_header(data), len(data), max_pixels)
 
 
 def _decode(data: bytes, spec: InputSpec, max_pixels: int) -> Decoded:
     if looks_like_dicom(data[:DICOM_START]):
-        from medinfer.imaging.dicom import read_dicom
-
         return Decoded(*read_dicom(data, spec.dicom, max_pixels))
     header = read_header(data)
     _check_header(header, len(data), max_pixels)

@@ -1,3 +1,7 @@
 """DICOM images."""
 
-from medinfer.imaging.dicom._read import looks_like_dicom as looks_like_dicom, read_dicom as read_dicom
+from medinfer.imaging.dicom._read import (
+    check_dicom as check_dicom,
+    looks_like_dicom as looks_like_dicom,
+    read_dicom as read_dicom,
+)

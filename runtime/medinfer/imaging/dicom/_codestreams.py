@@ -6,13 +6,13 @@ import struct
 from typing import Any, NamedTuple
 
 from medinfer.errors import ImageError
+from medinfer.imaging._headers import JPEG_FRAMES, OTHER_JPEG_FRAMES, jpeg_segments
 from medinfer.imaging._isolation import decode_isolated
 from medinfer.imaging._jpeg import ADOBE_RGB, decode_jpeg
 from medinfer.imaging.dicom._format import PixelFormat
 
-# Starts of frame: SOF0 to SOF15 without the three other markers among them, and that of JPEG-LS.
-FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
-BOX_BYTES = 1 << 12  # of a JP2 file before its codestream; DICOM allows none
+BOX_BYTES = 1 << 12
+"""Of a JP2 file before its codestream; DICOM allows none, and some writers leave them."""
 
 
 class Codestream(NamedTuple):
@@ -48,17 +48,16 @@ def decode_frame(data: bytes, pixels: PixelFormat, codec: str) -> tuple[Any, str
     stream = _read_header(data, pixels)
     if codec == "jpegls" and b"\xff\xd9" not in data[-64:]:  # CharLS takes 2 s to find out
         raise ImageError("corrupt", "the compressed pixels have no end mark")
-    photometric, color = stream.photometric(pixels.photometric), stream.samples == 3
+    photometric, color = stream.photometric(pixels.photometric_interpretation), stream.samples == 3
     if codec == "jpeg" and stream.bits == 8:
-        samples: Any = _decode_jpeg(stream, photometric)
-        photometric = "RGB" if color else photometric
+        samples, photometric = _decode_jpeg(stream, photometric), "RGB" if color else photometric
     else:
         codec = "jpeg_12bit" if codec == "jpeg" else codec
         plain = stream.without_colors() if color and codec in ("jpeg_12bit", "jpeg_lossless") else stream.data
         samples = decode_isolated(codec, plain, pixels=pixels.pixels)
     if samples.shape != (pixels.rows, pixels.columns, 3)[: 2 + color]:
         raise ImageError("corrupt", f"compressed pixels of shape {samples.shape}")
-    return samples, photometric
+    return samples.astype(f"i{pixels.bits_allocated // 8}") if samples.dtype.kind == "i" else samples, photometric
 
 
 def _decode_jpeg(stream: Codestream, photometric: str) -> Any:
@@ -74,42 +73,33 @@ def _read_header(data: bytes, pixels: PixelFormat) -> Codestream:
         stream = _read_jpeg(data) if data.startswith(b"\xff\xd8") else _read_jpeg2000(data)
     except (struct.error, IndexError, ValueError):
         raise ImageError("corrupt", "the compressed pixels end within their header") from None
-    size = stream.columns, stream.rows, stream.samples
-    if size != (pixels.columns, pixels.rows, pixels.samples):
+    size, bits = (stream.columns, stream.rows, stream.samples), pixels.bits_allocated
+    if size != (pixels.columns, pixels.rows, pixels.samples_per_pixel):
         raise ImageError("corrupt", f"compressed pixels of {size} in an image of {pixels.columns}x{pixels.rows}")
     if stream.bits > 16:
         raise ImageError("unsupported_dtype", f"{stream.bits}-bit samples; 8 or 16 bit are supported")
-    if stream.bits > pixels.bits:
-        raise ImageError("corrupt", f"compressed samples of {stream.bits} bits, for which {pixels.bits} are allocated")
+    if stream.bits > bits:
+        raise ImageError("corrupt", f"compressed samples of {stream.bits} bits, for which {bits} are allocated")
     return stream
 
 
 def _read_jpeg(data: bytes) -> Codestream:
     markers: list[tuple[bytes, int]] = []
-    offset = 2
-    while True:
-        marker, kind = data[offset], data[offset + 1]
-        if marker != 0xFF:
-            raise ImageError("corrupt", f"no JPEG marker at byte {offset}")
-        if kind in FRAME_MARKERS:
-            bits, rows, columns, samples = struct.unpack_from(">BHHB", data, offset + 4)
-            names = data[offset + 10 : offset + 10 + 3 * samples : 3]
+    for kind, start, length in jpeg_segments(data):
+        if kind in JPEG_FRAMES | OTHER_JPEG_FRAMES:
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", data, start)
+            names = data[start + 6 : start + 6 + 3 * samples : 3]
             return Codestream(data, columns, rows, samples, bits, names, tuple(markers))
-        if kind == 0xFF or kind == 0x01 or 0xD0 <= kind <= 0xD8:  # a fill byte, or a marker without a length
-            offset += 1 if kind == 0xFF else 2
-            continue
-        (length,) = struct.unpack_from(">H", data, offset + 2)
-        for name, place, least in ((b"JFIF", 0xE0, 0), (b"Adobe", 0xEE, 14)):
-            if kind == place and length >= least and data.startswith(name, offset + 4):
-                markers.append((name, offset + 4))
-        offset += 2 + int(length)
+        for name, place, least in ((b"JFIF", 0xE0, 0), (b"Adobe", 0xEE, 12)):
+            if kind == place and length >= least and data.startswith(name, start):
+                markers.append((name, start))
+    raise ImageError("corrupt", "the JPEG has no frame header before its scan")
 
 
 def _read_jpeg2000(data: bytes) -> Codestream:
     start = data.find(b"\xff\x4f\xff\x51", 0, BOX_BYTES)
     if start < 0:
         raise ImageError("corrupt", "the compressed pixels are neither JPEG nor JPEG 2000")
-    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
-    (samples,) = struct.unpack_from(">H", data, start + 40)
+    right, bottom, left, top, samples = struct.unpack_from(">4I16xH", data, start + 8)
     bits = max(depth & 0x7F for depth in data[start + 42 : start + 42 + 3 * samples : 3]) + 1
     return Codestream(data[start:], right - left, bottom - top, samples, bits)

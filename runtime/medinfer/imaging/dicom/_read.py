@@ -52,7 +52,7 @@ def read_dicom(data: bytes, spec: Dicom, max_pixels: int) -> tuple[npt.NDArray[n
     except ImportError:
         hint = 'Install it: pip install "medonnx[dicom]"'
         raise ImageError("missing_extra", "pydicom is not installed", hint=hint) from None
-    from medinfer.imaging.dicom._image import show_frame
+    from medinfer.imaging.dicom._frames import show_frame
 
     try:
         return show_frame(data, spec, max_pixels)
@@ -63,5 +63,19 @@ def read_dicom(data: bytes, spec: Dicom, max_pixels: int) -> tuple[npt.NDArray[n
     except struct.error:
         raise ImageError("truncated", f"the DICOM file ends early, after {len(data)} bytes") from None
     except Exception as error:  # noqa: BLE001 - pydicom meets damaged data with many exceptions
+        if isinstance(error.__context__, ImageError):  # in which it may hide one of a limit
+            raise error.__context__ from None
         # Only its name: a message may quote an element, and that may be a patient's name.
         raise ImageError("invalid_dicom", f"the DICOM file is damaged ({type(error).__name__})") from None
+
+
+def check_dicom(start: bytes, size: int, max_pixels: int) -> None:
+    """Refuse a large file by its start, if that shows how few pixels it has; raises ImageError `too_large`."""
+    try:
+        from medinfer.imaging.dicom._elements import inflated, read_elements
+        from medinfer.imaging.dicom._format import read_format
+
+        read_format(read_elements(inflated(start)), size, max_pixels)
+    except Exception as error:
+        if getattr(error, "code", "") == "too_large":
+            raise
