@@ -19,7 +19,7 @@ import medinfer
 from medinfer.errors import ImageError
 
 PYDICOMS = Path(pydicom.__file__).parent / "data/test_files"
-DATA = Path(os.environ.get("MEDONNX_DATA", Path(__file__).parents[3] / "shared/data")) / "dicom"
+DATA = Path(os.environ.get("MEDONNX_DATA", Path(__file__).parents[4] / "shared/data")) / "dicom"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images at {DATA} (set MEDONNX_DATA)")
 
 # Each file of pydicom's that is refused: the code, and why.
