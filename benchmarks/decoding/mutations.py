@@ -34,8 +34,14 @@ JUDGES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 TOLERANCE = {"tiff": 0, "bmp": 0, "dicom": 1}
 OTHER = "other pixels"
 INTACT = "The pixels are those of the intact file; the others refuse what has no bearing on them."
-# Format, what the strict decoders say (all of them, one after the other): why the answer is right nevertheless.
-EXPLAINED: tuple[tuple[str, str, str], ...] = ()
+# Format, layout and what the strict decoders say, one after the other: why the answer is right nevertheless.
+EXPLAINED: tuple[tuple[str, str, str], ...] = (
+    (
+        "dicom",
+        r"big-endian, palette: pydicom: other pixels",
+        "pydicom takes the words of such a palette for little-endian.",
+    ),
+)
 
 
 class Verdict(NamedTuple):
@@ -107,7 +113,7 @@ def judged(made: Mutant, outcome: Outcome, judge: Child, options: dict[str, Any]
         said.append(f"{name}: {second.detail}" if off is None else f"{name}: {_off(off, outcome, second)}")
     text = " | ".join(said)
     for kind, pattern, reason in EXPLAINED:
-        if kind == made.kind and re.search(pattern, text):
+        if kind == made.kind and re.search(pattern, f"{made.layout}: {text}"):
             return Verdict(made.kind, "explained", reason)
     return Verdict(made.kind, "disagrees", text)
 

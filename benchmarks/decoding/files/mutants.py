@@ -137,7 +137,7 @@ def _entries(data: bytes, order: str, big: bool) -> tuple[list[_Entry], int]:
 
 
 def _swap(random: Random, changed: bytearray, entry: _Entry) -> None:
-    size = SIZES[entry.kind]
+    size = SIZES.get(entry.kind, 1)
     first, second = (entry.values + size * random.randrange(entry.count) for _ in range(2))
     changed[first : first + size], changed[second : second + size] = (
         changed[second : second + size],

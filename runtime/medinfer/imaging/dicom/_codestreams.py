@@ -49,6 +49,8 @@ def decode_frame(data: bytes, pixels: PixelFormat, codec: str) -> tuple[Any, str
     if codec == "jpegls" and b"\xff\xd9" not in data[-64:]:  # CharLS takes 2 s to find out
         raise ImageError("corrupt", "the compressed pixels have no end mark")
     photometric, color = stream.photometric(pixels.photometric_interpretation), stream.samples == 3
+    if color and codec in ("jpeg", "jpeg_lossless"):
+        _check_jpeg_colors(pixels)
     if codec == "jpeg" and stream.bits == 8:
         samples, photometric = _decode_jpeg(stream, photometric), "RGB" if color else photometric
     else:
@@ -57,7 +59,18 @@ def decode_frame(data: bytes, pixels: PixelFormat, codec: str) -> tuple[Any, str
         samples = decode_isolated(codec, plain, pixels=pixels.pixels)
     if samples.shape != (pixels.rows, pixels.columns, 3)[: 2 + color]:
         raise ImageError("corrupt", f"compressed pixels of shape {samples.shape}")
+    if color and 8 * samples.itemsize != pixels.bits_allocated:
+        raise ImageError(
+            "corrupt", f"colors of {8 * samples.itemsize} bits, for which {pixels.bits_allocated} are allocated"
+        )
     return samples.astype(f"i{pixels.bits_allocated // 8}") if samples.dtype.kind == "i" else samples, photometric
+
+
+def _check_jpeg_colors(pixels: PixelFormat) -> None:
+    """Refuse what contradicts a JPEG of colors: they are interleaved, and are not those of JPEG 2000 (PS3.5 8.2.1)."""
+    if pixels.planar_configuration or pixels.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
+        planes = f"planar configuration {pixels.planar_configuration}"
+        raise ImageError("invalid_dicom", f"a JPEG of {pixels.photometric_interpretation}, {planes}")
 
 
 def _decode_jpeg(stream: Codestream, photometric: str) -> Any:

@@ -124,10 +124,13 @@ def inflated(data: bytes) -> bytes:
     if meta.get("TransferSyntaxUID") != DEFLATED:
         return data
     start = source.tell()
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        body = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:], INFLATED_BYTES)
+        body = inflater.decompress(data[start:], INFLATED_BYTES)
     except zlib.error:
         raise ImageError("corrupt", "the deflated data set is damaged") from None
     if len(body) == INFLATED_BYTES:
         raise ImageError("too_large", f"the deflated data set has over {INFLATED_BYTES} bytes")
+    if not inflater.eof:
+        raise ImageError("truncated", f"the deflated data set ends early, after {len(data)} bytes")
     return data[:start].replace(b".1.2.1.99", b".1.2.1\0\0\0") + body

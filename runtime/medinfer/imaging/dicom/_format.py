@@ -10,6 +10,7 @@ from medinfer.imaging.dicom._elements import FLOATS, Elements
 
 GRAY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+PIXEL_VRS = ("OB", "OW", "OB or OW", "UN", None)  # None: the file leaves it out
 KEYWORDS = ["SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation", "PlanarConfiguration"]
 
 
@@ -48,6 +49,7 @@ def read_format(elements: Elements, size: int, max_pixels: int) -> PixelFormat:
         (rows < 1 or columns < 1, "invalid_dicom", f"an image of {columns}x{rows} pixels"),
         (rows * columns > max_pixels, "too_large", f"{columns}x{rows} pixels is over the limit of {max_pixels}"),
         (absent, "truncated", "the pixel data is missing"),
+        (not absent and elements.pixels.VR not in PIXEL_VRS, "invalid_dicom", "pixel data of another VR than OB or OW"),
         (frames < 1, "invalid_dicom", f"{frames} frames"),
     )
     values = [elements.value(keyword) for keyword in KEYWORDS]
@@ -71,6 +73,7 @@ def _check_samples(pixels: PixelFormat, high: int | None) -> None:
         (photometric not in known, "unsupported_format", f"a photometric interpretation not of {', '.join(known)}"),
         (samples != expected or samples > bits, "invalid_dicom", f"{samples} samples of {bits} bits of {photometric}"),
         (planar not in (0, 1) or signed not in (0, 1), "invalid_dicom", "a configuration that is neither 0 nor 1"),
+        (bool(signed) and photometric not in GRAY, "invalid_dicom", f"signed samples of {photometric}"),
     )
 
 

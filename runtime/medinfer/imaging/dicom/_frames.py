@@ -68,7 +68,9 @@ def _transfer_syntax(elements: Elements) -> str:
     meta: Any = elements.dataset.file_meta
     if syntax := meta.get("TransferSyntaxUID"):
         return str(syntax)
-    if meta:
+    data = elements.source.data
+    start = 132 if data[128:132] == b"DICM" else 0
+    if meta or data[start : start + 2] not in (b"\x08\0", b"\0\x08"):
         raise ImageError("invalid_dicom", "(0002,0010), the transfer syntax, is missing")
     implicit, little = elements.dataset.original_encoding
     return IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN

@@ -42,6 +42,10 @@ def gray(elements: Elements, pixels: PixelFormat, samples: Any, spec: Dicom) -> 
 
 def palette(elements: Elements, pixels: PixelFormat, samples: Any) -> Levels:
     """Return the colors of a palette, the high byte of entries of 16 bits; one in segments is invalid."""
+    for part in ("Descriptor", "Data"):
+        tables = [elements.raw(name + part) for name in PALETTE]
+        if not all(tables) or len({table.value if part == "Descriptor" else table.length for table in tables}) != 1:
+            raise ImageError("invalid_dicom", "a palette whose three tables are not alike")
     stored, channels = _stored_values(pixels, samples), []
     for name in PALETTE:
         entries, depth = _looked_up(elements, f"{name}Descriptor", f"{name}Data", stored, pixels)
@@ -74,6 +78,9 @@ def _modality(elements: Elements, pixels: PixelFormat, stored: Any) -> Any:
     """Return the meaning of each stored value, such as Hounsfield units: float64 (PS3.3 C.11.1)."""
     for table in elements.items("ModalityLUTSequence")[:1]:
         return _looked_up(table, "LUTDescriptor", "LUTData", stored, pixels)[0].astype(np.float64)
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if keyword in elements.dataset and elements.dataset[keyword].VM != 1:
+            raise ImageError("invalid_dicom", f"{keyword} does not have one value")
     slope, intercept = elements.number("RescaleSlope"), elements.number("RescaleIntercept")
     values = stored.astype(np.float64)
     if slope is not None and intercept is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from medinfer.errors import ImageError
 from medinfer.imaging._files import Bytes
 
-INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+INTEGERS = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 MAX_TAGS = 4096
 

@@ -8,10 +8,10 @@ from medinfer.errors import ImageError
 from medinfer.imaging._limits import max_parts
 from medinfer.imaging.tiff._header import TiffHeader
 
-STORED = 1
 ROWS_PER_STRIP, STRIP_OFFSETS, STRIP_BYTES, PLANAR = 278, 273, 279, 284
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
 STRIPS, TILES = (STRIP_OFFSETS, STRIP_BYTES), (TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES)
+HEADER_BYTES = 8
 SEGMENT_PIXELS = 1 << 24
 """Of a tile that is larger than its image."""
 
@@ -49,10 +49,10 @@ def read_layout(tiff: TiffHeader) -> list[Segment]:
         raise ImageError("too_large", f"{count} segments are over the limit of {most}")
     starts = directory.values(TILE_OFFSETS if tiled else STRIP_OFFSETS, most=most)
     sizes = directory.values(TILE_BYTES if tiled else STRIP_BYTES, most=most)
-    if not sizes and tiff.compression == STORED and len(starts) == 1:  # the byte counts may be left out
-        sizes = (row_bytes(tiff, width, tiff.samples // planes) * height,)
     if not len(starts) == len(sizes) == count:
         raise ImageError("corrupt", f"{len(starts)} offsets and {len(sizes)} sizes for {count} segments")
+    if min(starts) < HEADER_BYTES or min(sizes) < 1:
+        raise ImageError("corrupt", "a TIFF with an empty segment")
     segments = []
     for number, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         plane, place = divmod(number, len(corners))
