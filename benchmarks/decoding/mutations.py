@@ -64,7 +64,7 @@ def main() -> int:
     each = -(-options.count // len(options.seed))
     verdicts: list[Verdict] = []
     codes: Counter[tuple[str, str]] = Counter()
-    most = {"seconds": 0.0, "grown": 0.0}
+    slowest, largest = (0.0, ""), (0, "")
     with children(options.before, None) as (ours, judge), Progress("Mutating", enabled=True) as progress:
         for seed in options.seed:
             for index in range(options.start, options.start + each):
@@ -79,7 +79,8 @@ def main() -> int:
                         verdict = Verdict(made.kind, "explained", INTACT)
                 verdicts.append(verdict)
                 codes[made.kind, outcome.status] += 1
-                most = {"seconds": max(most["seconds"], outcome.seconds), "grown": max(most["grown"], outcome.grown)}
+                case = f"seed {seed}, number {index}, {made.layout}"
+                slowest, largest = max(slowest, (outcome.seconds, case)), max(largest, (outcome.grown, case))
                 if verdict.verdict in ("failed", "disagrees"):
                     print(f"seed {seed}, number {index}, {made.layout}: {verdict.verdict}: {verdict.why}", flush=True)
                 if options.keep and (options.count == 1 or verdict.verdict in ("failed", "disagrees")):
@@ -89,7 +90,7 @@ def main() -> int:
     print(_tables(verdicts, codes))
     failures = sum(one.verdict in ("failed", "disagrees") for one in verdicts)
     print(f"\n{len(verdicts)} mutations of seeds {options.seed}: {failures} failures and disagreements, ", end="")
-    print(f"at most {most['seconds']:.2f} s of CPU time and {most['grown'] / 1e6:.0f} MB")
+    print(f"at most {slowest[0]:.2f} s of CPU time ({slowest[1]}) and {largest[0] / 1e6:.0f} MB ({largest[1]})")
     return int(failures > 0)
 
 

@@ -189,11 +189,11 @@ def _check_tile_parts(data: bytes) -> None:
 def lzw(codecs: Any, data: bytes, options: dict[str, Any]) -> Any:
     """Decompress LZW segments that follow one another; `lengths` and `sizes` are theirs, and what they must become."""
     parts, start = [], 0
-    for length, sizes in zip(options["lengths"], options["sizes"], strict=True):
-        part = codecs.lzw_decode(data[start : start + length], out=max(sizes) + 1)
-        if len(part) not in sizes:
-            raise Damaged(f"a segment of {len(part)} bytes, where its pixels take {sizes[0]}")
-        parts.append(part[: sizes[0]])
+    for length, size in zip(options["lengths"], options["sizes"], strict=True):
+        part = codecs.lzw_decode(data[start : start + length], out=size + 1)
+        if len(part) != size:
+            raise Damaged(f"a segment of {len(part)} bytes, where its pixels take {size}")
+        parts.append(part)
         start += length
     return b"".join(parts)
 

@@ -181,10 +181,10 @@ def test_damage_within_a_deflated_strip_is_always_noticed(damage, code_of):
 def test_a_segment_that_decodes_to_more_or_fewer_bytes_is_corrupt(codec):
     encode = {LZW: imagecodecs.lzw_encode, PACKBITS: imagecodecs.packbits_encode}[codec]
     plain = noise(30, 41, 1).tobytes()
-    assert PLAIN[codec](encode(plain), [len(plain)]) == plain
+    assert PLAIN[codec](encode(plain), len(plain)) == plain
     for other in (plain[:-1], plain + b"\0", plain * 2):
         with pytest.raises(ImageError):
-            PLAIN[codec](encode(other), [len(plain)])
+            PLAIN[codec](encode(other), len(plain))
 
 
 @pytest.mark.parametrize("kind", ["noise", "flat", "runs", "smooth"])
@@ -199,8 +199,8 @@ def test_lzw_and_packbits_undo_what_another_encoder_did(kind):
     }[kind]
     for cut in (len(plain), 1, 2, 255, 4093):
         part = plain[:cut]
-        assert PLAIN[LZW](imagecodecs.lzw_encode(part), [len(part)]) == part
-        assert PLAIN[PACKBITS](imagecodecs.packbits_encode(part), [len(part)]) == part
+        assert PLAIN[LZW](imagecodecs.lzw_encode(part), len(part)) == part
+        assert PLAIN[PACKBITS](imagecodecs.packbits_encode(part), len(part)) == part
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -218,7 +218,7 @@ def test_lzw_gives_and_refuses_the_same_with_the_extra_and_without(installed, re
 def test_a_segment_that_would_inflate_without_end_is_stopped(codec):
     bomb = {LZW: imagecodecs.lzw_encode, PACKBITS: imagecodecs.packbits_encode, DEFLATE: zlib.compress}[codec]
     with pytest.raises(ImageError):
-        PLAIN[codec](bomb(bytes(400_000)), [1000])
+        PLAIN[codec](bomb(bytes(400_000)), 1000)
 
 
 @pytest.mark.parametrize(

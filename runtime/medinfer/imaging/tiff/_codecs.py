@@ -7,7 +7,6 @@ process.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,34 +49,34 @@ ISOLATED = {
 }
 
 
-def inflate(data: bytes, sizes: Sequence[int]) -> bytes:
+def inflate(data: bytes, size: int) -> bytes:
     """Decompress a zlib stream; its checksum is compared.
 
     Args:
         data: The segment.
-        sizes: The sizes that are allowed: of the rows left, and of a whole segment.
+        size: The size of its pixels.
 
     Raises:
         ImageError: `corrupt`.
     """
     inflater = zlib.decompressobj()
     try:
-        plain = inflater.decompress(data, max(sizes) + 1)
+        plain = inflater.decompress(data, size + 1)
     except zlib.error as error:
         raise ImageError("corrupt", f"a deflated segment is damaged: {error}") from None
     if not inflater.eof:
         raise ImageError("corrupt", "a deflated segment ends early, or is longer than its pixels")
-    return exact(plain, sizes)
+    return exact(plain, size)
 
 
-def unpack_lzw(data: bytes, sizes: Sequence[int]) -> bytes:
+def unpack_lzw(data: bytes, size: int) -> bytes:
     """Decompress LZW (TIFF 6.0, section 13); arguments and errors as of `inflate`."""
     padded: Codes = np.frombuffer(data + b"\0\0\0", np.uint8).astype(np.uint32)
     windows: Any = padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]  # 24 bits from each byte on
     strings: list[bytes] = []
     parts: list[bytes] = []
     total, position, width, last, clears = 0, 0, 9, b"", 0
-    while position + width <= 8 * len(data) and total <= max(sizes):
+    while position + width <= 8 * len(data) and total <= size:
         # The width of a code follows from the number of codes since the table was cleared, so many are cut out at once.
         room = (1 << width) - (width < 12) - (FIRST_FREE + len(strings)) + (not last)
         codes = _codes(windows, position, width, min(room, (8 * len(data) - position) // width))
@@ -97,7 +96,7 @@ def unpack_lzw(data: bytes, sizes: Sequence[int]) -> bytes:
             width += 1
         elif count >= room:
             raise ImageError("corrupt", "an LZW segment is damaged: its table overflows")
-    return exact(b"".join(parts), sizes)
+    return exact(b"".join(parts), size)
 
 
 def _codes(windows: Codes, position: int, width: int, count: int) -> Codes:
@@ -124,10 +123,10 @@ def _expand(codes: list[int], strings: list[bytes], parts: list[bytes], last: by
     return last
 
 
-def unpack_bits(data: bytes, sizes: Sequence[int]) -> bytes:
+def unpack_bits(data: bytes, size: int) -> bytes:
     """Decompress PackBits (TIFF 6.0, section 9); arguments and errors as of `inflate`."""
-    plain, place, most = bytearray(), 0, max(sizes)
-    while place < len(data) and len(plain) <= most:
+    plain, place = bytearray(), 0
+    while place < len(data) and len(plain) <= size:
         count = data[place]
         if count < 128:  # so many bytes and one as they are
             plain += data[place + 1 : place + 2 + count]
@@ -137,17 +136,17 @@ def unpack_bits(data: bytes, sizes: Sequence[int]) -> bytes:
             place += 2
         else:  # nothing
             place += 1
-        if len(plain) == most:
+        if len(plain) == size:
             break
     if len(data) - place > 1 or place > len(data):  # one byte may pad the segment
         raise ImageError("corrupt", "a PackBits segment is longer or shorter than its pixels")
-    return exact(bytes(plain), sizes)
+    return exact(bytes(plain), size)
 
 
-def exact(plain: bytes, sizes: Sequence[int]) -> bytes:
-    """Return a segment that has one of the sizes that are allowed; raises ImageError `corrupt`."""
-    if len(plain) not in sizes:
-        raise ImageError("corrupt", f"a segment of {len(plain)} bytes, where its pixels take {sizes[0]}")
+def exact(plain: bytes, size: int) -> bytes:
+    """Return a segment that has the size of its pixels; raises ImageError `corrupt`."""
+    if len(plain) != size:
+        raise ImageError("corrupt", f"a segment of {len(plain)} bytes, where its pixels take {size}")
     return plain
 
 

@@ -80,7 +80,6 @@ def row_bytes(tiff: TiffHeader, columns: int, samples: int) -> int:
     return -(-columns * samples * tiff.bits // 8)
 
 
-def plain_sizes(tiff: TiffHeader, segment: Segment) -> tuple[int, int]:
-    """Return the sizes that a decompressed segment may have: of the rows left, and of a whole segment."""
-    size = row_bytes(tiff, segment.columns, segment.samples)
-    return size * segment.rows, size * segment.full_rows
+def plain_size(tiff: TiffHeader, segment: Segment) -> int:
+    """Return the size of the pixels of a segment, uncompressed."""
+    return row_bytes(tiff, segment.columns, segment.samples) * segment.rows

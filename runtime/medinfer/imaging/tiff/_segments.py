@@ -14,7 +14,7 @@ from medinfer.imaging._isolation import can_isolate, decode_isolated
 from medinfer.imaging._jpeg import decode_jpeg
 from medinfer.imaging.tiff._codecs import ADOBE_DEFLATE, DEFLATE, ISOLATED, JPEG, LZW, PLAIN, STORED, exact
 from medinfer.imaging.tiff._header import RGB, TiffHeader
-from medinfer.imaging.tiff._layout import PLANAR, Segment, plain_sizes, read_layout, row_bytes
+from medinfer.imaging.tiff._layout import PLANAR, Segment, plain_size, read_layout, row_bytes
 
 FILL_ORDER, T4_OPTIONS, PREDICTOR, JPEG_TABLES = 266, 292, 317, 347
 CCITT = (2, 3, 4)
@@ -53,7 +53,7 @@ def _encoded(tiff: TiffHeader, segment: Segment, data: bytes) -> bytes:
     encoded = data[segment.start : segment.start + segment.size]
     if len(encoded) < segment.size:
         raise ImageError("truncated", f"the TIFF ends early, after {len(data)} bytes")
-    most = EXPANSION * max(plain_sizes(tiff, segment)) + EXPANSION_BYTES
+    most = EXPANSION * plain_size(tiff, segment) + EXPANSION_BYTES
     if tiff.compression in PLAIN and segment.size > most:
         raise ImageError("corrupt", f"a segment of {segment.size} compressed bytes is over the limit of {most}")
     reverse = tiff.directory.value(FILL_ORDER, 1) == 2 and tiff.compression != JPEG
@@ -67,11 +67,11 @@ def _is_lzw_of_imagecodecs(tiff: TiffHeader) -> bool:
 
 def _without_lzw(tiff: TiffHeader, segments: Sequence[Segment], encoded: Sequence[bytes]) -> list[bytes]:
     """Decompress all LZW segments by one request to the child process: each for itself would cost more than Python."""
-    sizes = [plain_sizes(tiff, segment) for segment in segments]
-    ends = list(accumulate(size for size, _ in sizes))
+    sizes = [plain_size(tiff, segment) for segment in segments]
+    ends = list(accumulate(sizes))
     options = {"lengths": list(map(len, encoded)), "sizes": sizes}
     plain = decode_isolated("lzw", b"".join(encoded), pixels=ends[-1], extra="tiff", **options).tobytes()
-    return [plain[end - size : end] for end, (size, _) in zip(ends, sizes, strict=True)]
+    return [plain[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def _check(tiff: TiffHeader) -> None:
@@ -91,11 +91,11 @@ def _decode(tiff: TiffHeader, segment: Segment, data: bytes) -> npt.NDArray[Any]
     """Return the samples of a segment, (rows, columns, samples)."""
     if tiff.compression == JPEG:
         return _shaped(_jpeg(tiff, segment, data), segment)
-    sizes = plain_sizes(tiff, segment)
+    size = plain_size(tiff, segment)
     if tiff.compression == STORED:
-        return _unpack(tiff, exact(data, sizes), segment)
+        return _unpack(tiff, exact(data, size), segment)
     if tiff.compression in PLAIN:
-        return _unpack(tiff, PLAIN[tiff.compression](data, sizes), segment)
+        return _unpack(tiff, PLAIN[tiff.compression](data, size), segment)
     isolated = ISOLATED[tiff.compression]
     pixels = segment.rows * segment.columns
     options = {"height": segment.rows, "width": segment.columns} if tiff.compression in CCITT else {}
@@ -103,7 +103,7 @@ def _decode(tiff: TiffHeader, segment: Segment, data: bytes) -> npt.NDArray[Any]
         options["t4options"] = tiff.directory.value(T4_OPTIONS, 0)
     decoded = decode_isolated(isolated.codec, data, pixels=pixels, extra="tiff", **options)
     if isolated.plain:
-        return _unpack(tiff, exact(decoded.tobytes(), sizes), segment)
+        return _unpack(tiff, exact(decoded.tobytes(), size), segment)
     bits = 1 if tiff.compression in CCITT else 8 * decoded.dtype.itemsize
     if bits != tiff.bits or decoded.dtype.kind != "u":
         raise ImageError("corrupt", f"a segment of {decoded.dtype} samples in a TIFF of {tiff.bits} bits")
