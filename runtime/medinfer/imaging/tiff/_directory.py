@@ -38,6 +38,10 @@ class Directory:
     def __contains__(self, tag: int) -> bool:
         return tag in self._tags
 
+    def is_of_known_types(self) -> bool:
+        """Tell whether every tag has one of the types that TIFF defines."""
+        return all(tag.kind in SIZES for tag in self._tags.values())
+
     def ends_early(self) -> bool:
         """Tell whether a value, of whatever tag, lies behind the end of the bytes."""
         ends = (tag.offset + tag.length * SIZES.get(tag.kind, 1) for tag in self._tags.values())

@@ -10,7 +10,7 @@ from medinfer.imaging._files import Bytes
 from medinfer.imaging.tiff._directory import Directory, read_directory
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259, 262, 270
-ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT, DEPTH = 274, 277, 338, 339, 32997
+ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT, SUBSAMPLING, DEPTH = 274, 277, 338, 339, 530, 32997
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 COLOR_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 UNSIGNED, FLOAT, UNDEFINED = 1, 3, 4  # sample formats
@@ -50,12 +50,16 @@ def read_tiff_header(data: Bytes) -> TiffHeader:
         struct.error: The bytes end within the directory.
     """
     directory = read_directory(data)
+    if not directory.is_of_known_types():
+        raise ImageError("corrupt", "a TIFF with a tag of an unknown type")
     if directory.ends_early():
         raise ImageError("truncated", f"the TIFF ends early, after {len(data)} bytes")
     samples = directory.value(SAMPLES, 1)
     photometric = directory.value(PHOTOMETRIC, -1)
     if photometric not in COLOR_SAMPLES:
         raise ImageError("unsupported_format", f"a TIFF of photometric interpretation {photometric}")
+    if SUBSAMPLING in directory and photometric != YCBCR:
+        raise ImageError("corrupt", "a TIFF that subsamples the chroma of colors that have none")
     formats = set(directory.values(SAMPLE_FORMAT, most=MAX_SAMPLES))
     orientation = directory.value(ORIENTATION, 1)
     if not 1 <= orientation <= 8:
