@@ -36,6 +36,7 @@ OTHER = "other pixels"
 INTACT = "The pixels are those of the intact file; the others refuse what has no bearing on them."
 # Format, layout and what the strict decoders say, one after the other: why the answer is right nevertheless.
 EXPLAINED: tuple[tuple[str, str, str], ...] = (
+    ("tiff", r"not a valid RESUNIT|coercing invalid ASCII", "The resolution and texts have no bearing on the pixels."),
     (
         "dicom",
         r"big-endian, palette: pydicom: other pixels",

@@ -77,6 +77,8 @@ def read_directory(data: Bytes) -> Directory:
         raise ImageError("corrupt", "a TIFF names its byte order II or MM")
     (version,) = struct.unpack(order + "H", data[2:4])
     big = version == 43
+    if big and data[4:8] not in (b"\x08\0\0\0", b"\0\x08\0\0"):
+        raise ImageError("corrupt", "a BigTIFF whose offsets do not have 8 bytes")
     word, start, entry = ("Q", 8, "HHQ") if big else ("I", 4, "HHI")
     size = struct.calcsize(order + word)
     (offset,) = struct.unpack(order + word, data[start : start + size])
