@@ -232,14 +232,16 @@ def test_run_lengths_are_undone(pixels, read_levels, write_dicom):
     ("segment", "code"),
     [
         (b"\x81\x05" * 2000, "corrupt"),  # a bomb: 256 kB for 16 pixels
-        (b"\x81\x05" * 20, ""),
-        (b"\x0a" + b"\x05" * 11 + b"\x0a" + b"\x05" * 11, ""),
+        (b"\x81\x05" * 20, "corrupt"),
+        (b"\x0a" + b"\x05" * 11 + b"\x0a" + b"\x05" * 11, "corrupt"),
+        (b"\xf1\x05", ""),
+        (b"\xf1\x05\x00", ""),  # padded to an even length
         (b"\x80" * 500 + b"\xf1\x05", ""),  # 128 stands for nothing
         (b"\xf2\x05", "corrupt"),
         (b"\x0f\x01\x02", "corrupt"),
         (b"", "corrupt"),
     ],
-    ids=["bomb", "long run", "long literals", "with gaps", "too short", "cut", "empty"],
+    ids=["bomb", "long run", "long literals", "whole", "padded", "with gaps", "too short", "cut", "empty"],
 )
 def test_a_segment_of_run_lengths_gives_as_many_bytes_as_there_are_pixels(
     segment, code, read_levels, write_dicom, dicom_refusal

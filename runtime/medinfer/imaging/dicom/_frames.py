@@ -103,11 +103,24 @@ def _run_lengths(frame: bytes, pixels: PixelFormat) -> Any:
     stops = [*starts[1 : min(count, 15)], len(frame)]
     if any(stop - start > 2 * pixels.pixels + RLE_BYTES for start, stop in zip(starts, stops, strict=False)):
         raise ImageError("corrupt", f"an RLE segment is too long for {pixels.pixels} pixels")
+    # pydicom only warns of a segment that goes on after its last pixel. One byte may pad it to an even length.
+    if any(_size_of_runs(frame[start:stop]) > pixels.pixels + 1 for start, stop in zip(starts, stops, strict=False)):
+        raise ImageError("corrupt", f"an RLE segment of more than {pixels.pixels} pixels")
     try:
         single = pixels._replace(number_of_frames=1)
         return _by_pydicom(encapsulate([frame]), single, RLE, 0, decoding_plugin="pydicom")
     except RuntimeError:
         raise ImageError("corrupt", "an RLE segment is damaged") from None
+
+
+def _size_of_runs(segment: bytes) -> int:
+    """Return how many bytes a PackBits segment becomes."""
+    place = size = 0
+    while place < len(segment):
+        code = segment[place]
+        size += code + 1 if code < 128 else (257 - code) % 129
+        place += code + 2 if code < 128 else 2 - (code == 128)
+    return size
 
 
 def _compressed(elements: Elements, pixels: PixelFormat, index: int) -> bytes:
