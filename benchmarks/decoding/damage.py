@@ -1,6 +1,6 @@
 """Trial of the decoders on damaged pixel data: the share of damage that is noticed, by kind and format.
 
-    python -m benchmarks.decoding.damage [--seed 0] [--count 500] [--before /tmp/before/runtime] [--only TIFF]
+    python -m benchmarks.decoding.damage [--seed 0] [--count 500] [--before ../before/runtime] [--only TIFF]
 
 Damage is noticed if it ends in a typed error. Damage that leaves all pixels as they were is harmless and is counted
 apart; of the rest, each answer is wrong. A share is of the files whose damage is not harmless to that decoder.

@@ -1,6 +1,6 @@
 """Trial of the decoders on files that are slow or large by intent: CPU time and memory, each in its own process.
 
-    python -m benchmarks.decoding.slow [--count 0] [--seed 0] [--before /tmp/before/runtime] [--only TIFF]
+    python -m benchmarks.decoding.slow [--count 0] [--seed 0] [--before ../before/runtime] [--only TIFF]
 
 Each file is read by its path. Both figures include the child processes that medinfer decodes in; memory is the growth
 over the process after its imports.

@@ -1,6 +1,6 @@
 """Sweep over intact files of all layouts: each is equal to what was written, or refused for a known reason.
 
-    python -m benchmarks.decoding.sweep [--seed 0] [--count 3000] [--before /tmp/before/runtime] [--only TIFF]
+    python -m benchmarks.decoding.sweep [--seed 0] [--count 3000] [--before ../before/runtime] [--only TIFF]
 
 What was written decides; if the compression loses some of it, a second decoder does, with the same pixels.
 """
