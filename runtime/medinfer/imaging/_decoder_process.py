@@ -24,6 +24,16 @@ LOSSLESS_FRAME, HUFFMAN_TABLES = 0xC3, 0xC4
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 START_OF_TILE_PART, END_OF_CODESTREAM = b"\xff\x90", b"\xff\xd9"
 PAGE = 4096
+# Of a sample, by those to its left, above it, and to the left above it (ITU-T T.81, table H.1).
+PREDICTORS: dict[int, Callable[[Any, Any, Any], Any]] = {
+    1: lambda left, above, corner: left,
+    2: lambda left, above, corner: above,
+    3: lambda left, above, corner: corner,
+    4: lambda left, above, corner: left + above - corner,
+    5: lambda left, above, corner: left + (above - corner >> 1),
+    6: lambda left, above, corner: above + (left - corner >> 1),
+    7: lambda left, above, corner: left + above >> 1,
+}
 
 
 class Damaged(ValueError):
@@ -33,7 +43,10 @@ class Damaged(ValueError):
 def jpeg_lossless(codecs: Any, data: bytes, _: dict[str, Any]) -> Any:
     """Decode lossless JPEG (SOF3), 2 to 16 bits."""
     samples = codecs.jpeg8_decode(data)
-    if not _is_complete(data, samples):
+    complete = _is_complete(data, samples)
+    if complete is False:
+        raise Damaged("the scan does not hold the codes of its image")
+    if complete is None:
         _check_end(codecs, data, samples, most=2 if _ends_in_one_bit(data) else 1)
     return samples
 
@@ -61,38 +74,48 @@ def htj2k(codecs: Any, data: bytes, _: dict[str, Any]) -> Any:
     return samples
 
 
-def _is_complete(data: bytes, samples: Any) -> bool:
-    """Tell whether the codes of the samples take the very bits of the scan: of one gray scan with the usual predictor.
+def _is_complete(data: bytes, samples: Any) -> bool | None:
+    """Tell whether the codes of the samples take the very bits of the scan; None if it is of a rare form.
 
-    A sample differs from its left neighbor by a number of n bits, coded as the Huffman code of n and the n bits
-    (ITU-T T.81, H.1.2). False means damage, or another form of lossless JPEG.
+    A sample differs from its prediction by a number of n bits, coded as the Huffman code of n and the n bits
+    (ITU-T T.81, H.1.2).
     """
+    planes = samples[..., None] if samples.ndim == 2 else samples
     tables: dict[int, dict[int, int]] = {}
-    precision, scan, lengths = 0, b"", None
+    count, frame = planes.shape[2], b""
     for marker, body, end in _segments(data):
         if marker == HUFFMAN_TABLES:
             tables |= _code_lengths(body)
         elif marker == LOSSLESS_FRAME:
-            precision = body[0]
-        elif marker == START_OF_SCAN[1] and (body[0], body[3:]) == (1, b"\x01\0\0"):
-            scan, lengths = data[end : _end_of_scan(data)], tables.get(body[2] >> 4)
-    stuffed = scan.count(STUFFED)
-    if not scan or lengths is None or samples.ndim != 2 or scan.count(b"\xff") != stuffed:  # or restart markers
-        return False
-    bits = sum(count * (lengths.get(size, 99) + size % 16) for size, count in _sizes(samples, precision).items())
+            frame = body
+        elif marker == START_OF_SCAN[1]:
+            selectors, predictor, scan = body[2 : 2 + 2 * count : 2], body[-3], data[end : _end_of_scan(data)]
+            usual = body[0] == count and len(body) == 4 + 2 * count and body[-2:] == b"\0\0" and predictor in PREDICTORS
+    stuffed, precision = scan.count(STUFFED), frame[0]
+    # libjpeg-turbo wraps around where the higher predictors of 16 bits overflow.
+    if not usual or scan.count(b"\xff") != stuffed or (precision == 16 and predictor > 3):  # or restart markers
+        return None
+    if frame[7::3] != b"\x11" * count or any(selector >> 4 not in tables for selector in selectors):
+        return None
+    bits = 0
+    for plane, selector in enumerate(selectors):
+        lengths = tables[selector >> 4]
+        sizes = _sizes(planes[..., plane], precision, predictor)
+        bits += sum(number * (lengths.get(size, 99) + size % 16) for size, number in sizes.items())
     padding = 8 * (len(scan) - stuffed) - bits
     return 0 <= padding < 8 and (scan[-1] or 0xFF) & (1 << padding) - 1 == (1 << padding) - 1  # padding is of ones
 
 
-def _sizes(samples: Any, precision: int) -> dict[int, int]:
-    """Return how often the difference of a sample from its predecessor has each number of bits."""
+def _sizes(samples: Any, precision: int, predictor: int) -> dict[int, int]:
+    """Return how often the difference of a sample from its prediction has each number of bits (H.1.2.1)."""
     import numpy as np
 
-    values = samples.astype(np.uint16)
-    differences = np.empty_like(values)
-    differences[:, 1:] = values[:, 1:] - values[:, :-1]
-    differences[1:, 0] = values[1:, 0] - values[:-1, 0]
-    differences[0, 0] = (int(values[0, 0]) - (1 << precision - 1)) & 0xFFFF
+    values = samples.astype(np.uint16 if predictor < 5 else np.int32)  # differences are modulo 2 ** 16
+    left, above, corner = values[1:, :-1], values[:-1, 1:], values[:-1, :-1]
+    predicted = np.empty_like(values)
+    predicted[0, 0], predicted[0, 1:], predicted[1:, 0] = 1 << precision - 1, values[0, :-1], values[:-1, 0]
+    predicted[1:, 1:] = PREDICTORS[predictor](left, above, corner)
+    differences = (values - predicted).astype(np.uint16, copy=False)
     counts = np.bincount(_sizes_of_differences()[differences].ravel(), minlength=17)
     return {size: int(count) for size, count in enumerate(counts) if count}
 
