@@ -112,10 +112,12 @@ def _sizes(samples: Any, precision: int, predictor: int) -> dict[int, int]:
 
     values = samples.astype(np.uint16 if predictor < 5 else np.int32)  # differences are modulo 2 ** 16
     left, above, corner = values[1:, :-1], values[:-1, 1:], values[:-1, :-1]
-    predicted = np.empty_like(values)
-    predicted[0, 0], predicted[0, 1:], predicted[1:, 0] = 1 << precision - 1, values[0, :-1], values[:-1, 0]
-    predicted[1:, 1:] = PREDICTORS[predictor](left, above, corner)
-    differences = (values - predicted).astype(np.uint16, copy=False)
+    differences = values.copy()
+    differences[0, 1:] -= values[0, :-1]
+    differences[1:, 0] -= values[:-1, 0]
+    differences[1:, 1:] -= PREDICTORS[predictor](left, above, corner)
+    differences = differences.astype(np.uint16, copy=False)
+    differences[0, 0] = (int(values[0, 0]) - (1 << precision - 1)) & 0xFFFF
     counts = np.bincount(_sizes_of_differences()[differences].ravel(), minlength=17)
     return {size: int(count) for size, count in enumerate(counts) if count}
 
