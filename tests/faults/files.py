@@ -181,3 +181,9 @@ def dicom(
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()
+
+
+def start_of_data_set(data: bytes) -> int:
+    """Return where the elements of a DICOM file start, after its file meta information."""
+    (length,) = struct.unpack_from("<I", data, 140)
+    return 144 + int(length)

@@ -1,4 +1,4 @@
-"""What an image may cost: every limit, as a formula of its pixels.
+"""What an image may cost, as formulas of its pixels. docs/decoding.md lists these and the limits of single formats.
 
 Limits are on structure (bytes, chunks, segments), so that an outcome does not depend on how busy a machine is. Only the
 child process of `_isolation.py` has a limit on CPU time, and that is of its own time, not the clock's.

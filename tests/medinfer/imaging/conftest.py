@@ -1,5 +1,7 @@
 """Reading with the plainest spec, and the error of what is refused."""
 
+import functools
+
 import pytest
 
 from medinfer.errors import ImageError
@@ -27,3 +29,9 @@ def code_of(read):
         return caught.value.code
 
     return code_of
+
+
+@pytest.fixture
+def read_levels(read_dicom):
+    """Shows samples of 8 bits as they are stored: (v - 127.5) / 255 + 0.5."""
+    return functools.partial(read_dicom, window=[128, 256])

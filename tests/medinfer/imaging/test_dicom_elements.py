@@ -22,6 +22,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     RLELossless,
 )
+from tests.faults.files import start_of_data_set
 
 from medinfer.imaging.dicom import looks_like_dicom
 from medinfer.inputs import find_images
@@ -29,12 +30,6 @@ from medinfer.inputs import find_images
 VALUES = np.uint16([[0, 49, 50, 100, 149, 150, 4095]])
 WINDOW = {"WindowCenter": 100, "WindowWidth": 101}
 SHOWN = [[0, 0, 1, 129, 254, 255, 255]]  # test_dicom.py says why
-
-
-def start_of_data_set(data):
-    """Where the elements after the file meta information start."""
-    (length,) = struct.unpack_from("<I", data, 140)
-    return 144 + length
 
 
 def test_a_dicom_file_needs_no_suffix_and_a_directory_of_them_is_no_picture(read_dicom, write_dicom, tmp_path):

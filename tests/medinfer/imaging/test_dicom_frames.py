@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import struct
 
@@ -22,12 +21,6 @@ COLOR = np.uint8([[[255, 0, 1], [2, 254, 3]]])
 RAMP = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (16, 1))
 FRAMES = np.uint8([[[1, 2]], [[3, 4]], [[5, 6]]])
 NO_TABLE = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
-
-
-@pytest.fixture
-def read_levels(read_dicom):
-    """Shows samples of 8 bits as they are stored: (v - 127.5) / 255 + 0.5."""
-    return functools.partial(read_dicom, window=[128, 256])
 
 
 def color_picture(height=24, width=40):

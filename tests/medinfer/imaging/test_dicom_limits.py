@@ -15,16 +15,11 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
+from tests.faults.files import start_of_data_set
 
 VALUES = np.uint16([[0, 49, 50, 100, 149, 150, 4095]])
 WINDOW = {"WindowCenter": 100, "WindowWidth": 101}
 SHOWN = [[0, 0, 1, 129, 254, 255, 255]]  # test_dicom.py says why
-
-
-def start_of_data_set(data):
-    """Where the elements after the file meta information start."""
-    (length,) = struct.unpack_from("<I", data, 140)
-    return 144 + length
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
