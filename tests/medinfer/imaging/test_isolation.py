@@ -169,3 +169,16 @@ def test_lossless_jpeg_of_another_encoder_is_accepted():
 
     frame = get_frame(dcmread(DicomBytesIO(made["JPEG lossless"])).PixelData, 0, number_of_frames=1)
     np.testing.assert_array_equal(CODECS["jpeg_lossless"](imagecodecs, frame, {}), noise(33, 47, 1, np.uint16))
+
+
+def test_zeros_in_htj2k_are_mostly_noticed_since_two_decoders_conceal_them_differently():
+    pixels, random = noise(128, 128, 1, np.uint16), np.random.default_rng(0)
+    whole = imagecodecs.htj2k_encode(pixels)
+    unnoticed = 0
+    for place in random.integers(300, len(whole) - 600, 12):
+        try:
+            decode_isolated("htj2k", whole[:place] + bytes(512) + whole[place + 512 :], pixels=pixels.size)
+            unnoticed += 1
+        except ImageError as error:
+            assert error.code == "corrupt"  # noqa: PT017 - most, not all
+    assert unnoticed <= 2

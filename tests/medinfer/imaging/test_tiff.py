@@ -273,3 +273,11 @@ def _by_hand(strip, *, width, height, bits=8, compression=1, photometric=1, **ta
     entries[273] = tags.get("t273", start)
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + strip
+
+
+def test_lzw_that_clears_its_table_again_and_again_is_refused():
+    """Such a segment costs a hundred times the CPU time of others."""
+    bits = ("100000000" + "000000001") * 4000 + "100000001"
+    segment = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    with pytest.raises(ImageError):
+        PLAIN[LZW](segment, 4000)
